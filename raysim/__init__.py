@@ -1,0 +1,47 @@
+"""raysim: distributed and federated optimisation with thousands of simulated clients, in one process or on Ray.
+
+>>> import raysim as rs
+>>> sim = rs.Simulation(
+...     data=rs.data.Digits(),
+...     partition=rs.partitions.Dirichlet(clients=100, alpha=0.3),
+...     model=rs.models.MLP(hidden=(32,)),
+...     local=rs.Local(optimizer=rs.optimizers.SGD(lr=0.1), steps=5, batch_size=8),
+...     rounds=3,
+... )
+>>> result = sim.run(folder=None)
+>>> result.status
+'finished'
+"""
+
+from raysim import data, models, optimizers, rules
+from raysim.core.execution import Execution
+from raysim.core.host import ClientError
+from raysim.core.interfaces import DataError
+from raysim.core.local import Local
+from raysim.core.placement import Placement
+from raysim.core.plugin import ConfigError
+from raysim.data import partitions
+from raysim.optimizers import schedules
+from raysim.result import Result
+from raysim.runtime.drive import resume
+from raysim.simulation import Simulation
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ClientError",
+    "ConfigError",
+    "DataError",
+    "Execution",
+    "Local",
+    "Placement",
+    "Result",
+    "Simulation",
+    "data",
+    "models",
+    "optimizers",
+    "partitions",
+    "resume",
+    "rules",
+    "schedules",
+]

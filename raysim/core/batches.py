@@ -1,0 +1,159 @@
+"""Which examples a stack of clients sees at each local step, gathered for all of them at once.
+
+Clients come ordered by their number of steps, so those that still train at a step are a prefix of the stack: a padded
+step does not exist. A batch shorter than the others' is padded with examples of weight zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raysim.core import streams
+from raysim.core.cohorts import Shards
+from raysim.core.local import Local
+
+
+@dataclass
+class Batch:
+    """One local step's examples of C clients.
+
+    Args:
+        x_CB: inputs, [C, B, ...].
+        y_CB: labels or targets, [C, B, ...].
+        weight_CB: weight of each example in its client's loss, rows sum to 1; None means all 1/B.
+        key_C: key of the step's own randomness (dropout), None where the network is to run without.
+    """
+
+    x_CB: Tensor
+    y_CB: Tensor
+    weight_CB: Tensor | None = None
+    key_C: Tensor | None = None
+
+    def rows(self, a: int, b: int) -> Batch:
+        """Clients a..b-1 of the batch."""
+        cut = lambda t: None if t is None else t[a:b]
+        return Batch(self.x_CB[a:b], self.y_CB[a:b], cut(self.weight_CB), cut(self.key_C))
+
+
+@dataclass
+class Examples:
+    """The training set on a device, stored client after client.
+
+    Args:
+        x: inputs of all clients, [n, ...].
+        y: their labels or targets, [n, ...].
+        shards: where each client's examples are.
+        augment: random change of a stack of inputs (x_CB, key_C) -> x_CB, or None.
+    """
+
+    x: Tensor
+    y: Tensor
+    shards: Shards
+    augment: Callable[[Tensor, Tensor], Tensor] | None = None
+
+
+class Batches:
+    """Batches of the clients ``ids_C`` for one round of ``local`` training, step by step.
+
+    Args:
+        local: steps, batch size and order.
+        examples: the training set.
+        ids_C: clients, ordered by decreasing number of steps.
+        key_C: their keys for this round.
+        width: pad every batch to this many examples (None: the largest batch here).
+    """
+
+    def __init__(
+        self, local: Local, examples: Examples, ids_C: np.ndarray, key_C: Tensor, width: int | None = None
+    ) -> None:
+        self.examples, self.key_C = examples, key_C
+        start, sizes = examples.shards.start_N[ids_C], examples.shards.sizes_N[ids_C]
+        self.steps_C = local.steps_of(sizes)
+        self.steps = int(self.steps_C.max(initial=0))
+        self.full = local.batch_size is None
+        batch = int(sizes.max()) if local.batch_size is None else min(local.batch_size, int(sizes.max()))
+        self.width = width or batch
+        self._fixed: Batch | None = None
+        self._buffers: tuple[Tensor, Tensor] | None = None
+        device = examples.x.device
+        if self.full:
+            position = torch.arange(self.width, device=device).expand(len(ids_C), 1, -1)
+            self._index(position, position, start, sizes)
+        else:
+            self._index(*self._positions(local, sizes), start, sizes)
+
+    def _positions(self, local: Local, sizes_C: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Places in the epoch's order, and in the client's data, of every example of every step: [C, K, B] each."""
+        assert local.batch_size is not None
+        device, longest = self.key_C.device, int(sizes_C.max())
+        per_epoch_C1 = torch.from_numpy(-(-sizes_C // local.batch_size)).to(device)[:, None]
+        step_K = torch.arange(self.steps, device=device)
+        epoch_CK = step_K // per_epoch_C1
+        place_CKB = (step_K % per_epoch_C1)[..., None] * local.batch_size + torch.arange(self.width, device=device)
+        if self.width > local.batch_size:      # beyond the batch there is only padding
+            place_CKB[..., local.batch_size :] = longest
+        if not local.shuffle or self.steps == 0:
+            return place_CKB, place_CKB
+        epochs = int(epoch_CK.max()) + 1
+        draw = streams.bits(streams.key(self.key_C, "order"), epochs, longest)
+        if (sizes_C != longest).any():
+            beyond = torch.arange(longest, device=device) >= torch.from_numpy(sizes_C).to(device)[:, None, None]
+            draw.masked_fill_(beyond, torch.iinfo(torch.int64).max)
+        order_CEM = torch.argsort(draw, dim=-1, stable=True)
+        flat = order_CEM.view(len(sizes_C), -1)
+        at = epoch_CK[..., None] * longest + place_CKB.clamp(max=longest - 1)
+        return place_CKB, flat.gather(1, at.view(len(sizes_C), -1)).view_as(at)
+
+    def _index(self, place_CKB: Tensor, chosen_CKB: Tensor, start_C: np.ndarray, sizes_C: np.ndarray) -> None:
+        """Rows of the training set, and weights, of every step."""
+        device = self.key_C.device
+        start = torch.from_numpy(start_C).to(device)[:, None, None]
+        size = torch.from_numpy(sizes_C).to(device)[:, None, None]
+        valid_CKB = place_CKB < size
+        self.weight_CKB = None
+        if not bool(valid_CKB.all()):
+            self.weight_CKB = valid_CKB / valid_CKB.sum(-1, keepdim=True)
+            chosen_CKB = torch.where(valid_CKB, chosen_CKB, 0)
+        self.index_CKB = start + chosen_CKB
+
+    def active(self, step: int) -> int:
+        """How many clients, from the first, train at ``step``."""
+        return int(np.searchsorted(-self.steps_C, -step, side="left"))
+
+    def at(self, step: int) -> Batch:
+        """The batch of the clients that train at ``step``."""
+        rows = self.active(step)
+        if self.full and self._fixed is not None:
+            batch = self._fixed.rows(0, rows)
+        else:
+            batch = self._gather(self.index_CKB[:rows, 0 if self.full else step], rows, 0 if self.full else step)
+            self._fixed = batch if self.full and rows == len(self.steps_C) else None
+        batch.key_C = streams.key(self.key_C[:rows], "step", step)
+        if self.examples.augment is not None and not self.full:
+            batch.x_CB = self.examples.augment(batch.x_CB, streams.key(batch.key_C, "augment"))
+        return batch
+
+    def _gather(self, index_CB: Tensor, rows: int, step: int) -> Batch:
+        flat, shape = index_CB.reshape(-1), index_CB.shape
+        x = self.examples.x.index_select(0, flat).view(*shape, *self.examples.x.shape[1:])
+        y = self.examples.y.index_select(0, flat).view(*shape, *self.examples.y.shape[1:])
+        weight = None if self.weight_CKB is None else self.weight_CKB[:rows, step].to(torch.float32)
+        return Batch(x, y, weight)
+
+
+def whole(examples: Examples, ids_C: np.ndarray) -> Batch:
+    """Every example of each client, padded to the largest: the batch of a full local gradient."""
+    start = torch.from_numpy(examples.shards.start_N[ids_C])[:, None]
+    size = torch.from_numpy(examples.shards.sizes_N[ids_C])[:, None]
+    place = torch.arange(int(size.max()))
+    valid_CB = place < size
+    index_CB = (start + torch.where(valid_CB, place, 0)).to(examples.x.device)
+    x, y = examples.x[index_CB], examples.y[index_CB]
+    if bool(valid_CB.all()):
+        return Batch(x, y)
+    return Batch(x, y, (valid_CB / valid_CB.sum(-1, keepdim=True)).to(x.device, torch.float32))

@@ -1,0 +1,80 @@
+"""The compiled form: the local training of a block as one function, translated by ``torch.compile``.
+
+Shapes are kept fixed so that one compilation serves a run: every batch is padded to the batch size, a client that has
+finished its steps is held by a mask, and long trainings run as equal chunks of at most ``UNROLL`` steps.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from raysim.core.batches import Batch, Batches
+from raysim.core.interfaces import Optimizer, Rows
+from raysim.core.task import Task
+
+UNROLL = 8          # more steps in one function compile for minutes and run no faster
+
+
+def train_compiled(
+    task: Task,
+    cache: dict[tuple, Callable],
+    x_CP: Tensor,
+    state: Rows,
+    batches: Batches,
+    optimizer: Optimizer,
+    lr: float,
+) -> Tensor:
+    """All local steps of a block; as ``Trainer.train``, but returns the summed losses."""
+    steps, total_C = batches.steps, x_CP.new_zeros(len(x_CP))
+    if steps == 0:
+        return total_C
+    chunk = max(n for n in range(1, UNROLL + 1) if steps % n == 0)
+    rate = torch.full((1, 1), lr, device=x_CP.device)
+    key = (optimizer, chunk)
+    if key not in cache:
+        cache[key] = torch.compile(functools.partial(_steps, task, optimizer), dynamic=False)
+    rows = len(x_CP)
+    for first in range(0, steps, chunk):
+        stacked = [_padded(batches.at(step), rows, batches) for step in range(first, first + chunk)]
+        active = None
+        if batches.steps_C.min() < steps:
+            active = torch.stack([_active(batches, s, rows, x_CP.device) for s in range(first, first + chunk)])
+        x, new, loss_C = cache[key](x_CP, state, stacked, active, rate)
+        x_CP.copy_(x)
+        for name, value in new.items():
+            state[name].copy_(value)
+        total_C += loss_C
+    return total_C
+
+
+def _active(batches: Batches, step: int, rows: int, device: torch.device) -> Tensor:
+    return (torch.arange(rows, device=device) < batches.active(step)).unsqueeze(1)
+
+
+def _padded(batch: Batch, rows: int, batches: Batches) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """The batch with idle clients put back in (they repeat the first one's examples; a mask drops their steps)."""
+    fill = [*range(len(batch.y_CB)), *[0] * (rows - len(batch.y_CB))]
+    cut = lambda t: t if t is None or len(fill) == len(batch.y_CB) else t[fill]
+    return cut(batch.x_CB), cut(batch.y_CB), cut(batch.weight_CB), cut(batch.key_C)
+
+
+def _steps(
+    task: Task, optimizer: Optimizer, x_CP: Tensor, state: Rows, stacked: list, active: Tensor | None, lr: Tensor
+) -> tuple[Tensor, Rows, Tensor]:
+    """A chunk of local steps as a pure function, for the compiler."""
+    from raysim.core.training import Objective
+
+    total_C = torch.zeros_like(x_CP[:, 0])
+    for k, parts in enumerate(stacked):
+        x, rows = x_CP.clone(), {n: r.clone() for n, r in state.items()}
+        loss_C = optimizer.step(Objective(task.stacked, task.value, Batch(*parts)), x, rows, lr)
+        if active is not None:
+            x = torch.where(active[k], x, x_CP)
+            rows = {n: torch.where(active[k], r, state[n]) for n, r in rows.items()}
+            loss_C = torch.where(active[k, :, 0], loss_C, 0)
+        x_CP, state, total_C = x, rows, total_C + loss_C
+    return x_CP, state, total_C

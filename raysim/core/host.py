@@ -1,0 +1,255 @@
+"""A host: the clients that live in one process and on one device. Every actor wraps one; in process there is just one."""
+
+from __future__ import annotations
+
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from raysim.core import streams
+from raysim.core.batches import Batches
+from raysim.core.cohort import Cohort
+from raysim.core.cohorts import Plan, Shards
+from raysim.core.execution import examples_of
+from raysim.core.interfaces import Dataset, as_tensor
+from raysim.core.local import Local
+from raysim.core.reduction import Node, Tree
+from raysim.core.rows import RowStore
+from raysim.core.task import Task
+from raysim.core.training import Trainer
+
+T = TypeVar("T")
+CHUNK = 1000        # test examples evaluated at once; results are summed in the order of chunks
+
+
+class ClientError(RuntimeError):
+    """Code that ran for a client failed: which client, which round, and the original traceback."""
+
+
+@dataclass
+class Setup:
+    """What a host is built from: an experiment with its data loaded and every choice made.
+
+    Args:
+        dataset: arrays, the training ones stored client after client.
+        shards: which of them belong to which client.
+        module: the network, as initialised.
+        local: local training.
+        seed: of the experiment.
+        form: execution form (see ``training.FORMS``).
+        block: clients per block.
+    """
+
+    dataset: Dataset
+    shards: Shards
+    module: nn.Module
+    local: Local
+    seed: int
+    form: str
+    block: int
+
+
+@dataclass
+class Partial:
+    """What one host contributes to an exchange.
+
+    Args:
+        nodes: sums over its blocks, as nodes of the tree.
+        rows: the rows themselves, block by block, where asked for.
+        reports: per-client numbers, in the order of its clients.
+        width: floats that each client's row holds.
+        keeps: whether clients here keep rows from round to round.
+        stack: clients trained at once, where memory allowed less than a block.
+    """
+
+    nodes: dict[Node, tuple[Any, ...]] = field(default_factory=dict)
+    rows: list[Any] = field(default_factory=list)
+    reports: dict[str, np.ndarray] = field(default_factory=dict)
+    width: int = 0
+    keeps: bool = False
+    stack: int | None = None
+
+
+class Host:
+    """Clients of one process: their data, their rows, and the buffers they train in.
+
+    Args:
+        setup: the experiment, ready to run.
+        device: where to compute.
+    """
+
+    def __init__(self, setup: Setup, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.seed, self.local, self.block = setup.seed, setup.local, setup.block
+        self.task = Task(setup.module, setup.dataset.loss, self.device)
+        self.trainer = Trainer(self.task, setup.form)
+        data = setup.dataset
+        self.examples = examples_of(data, setup.shards, self.device)
+        self.test = as_tensor(data.x_test, self.device), as_tensor(data.y_test, self.device)
+        self.rows = RowStore(self.device)
+        self.stack: int | None = None
+        self.width = self._fixed_width() if setup.form == "compiled" else None
+        self._buffer = torch.empty(0, self.task.P)
+
+    def _fixed_width(self) -> int:
+        largest = int(self.examples.shards.sizes_N.max())
+        return largest if self.local.batch_size is None else min(self.local.batch_size, largest)
+
+    # ---- exchanges -------------------------------------------------------------------------------------------
+
+    def exchange(
+        self, function: Callable[..., Any], shared: tuple[Any, ...], plan: Plan, reduce: str = "mean"
+    ) -> Partial:
+        """Run a client function on this host's blocks of a round.
+
+        Args:
+            function: called with each block's Cohort and the shared values; returns rows [k, P] (or a tuple of such).
+            shared: the values the rule passed, tensors on any device.
+            plan: this host's part of the cohort; its weights are used as they are.
+            reduce: "mean" sums the rows by weight, "sum" plainly, "rows" returns them, "none" drops them.
+
+        Raises:
+            ClientError: the function failed for a client.
+        """
+        self.rows.admit(plan.ids_C)
+        shared = tuple(v.to(self.device) if isinstance(v, Tensor) else v for v in shared)
+        partial, tree = Partial(), Tree(plan.blocks)
+        reports: dict[str, list[Tensor]] = {}
+        for b in range(len(plan.bounds) - 1):
+            piece = slice(int(plan.bounds[b]), int(plan.bounds[b + 1]))
+            cohort = Cohort(self, plan.round, plan.ids_C[piece], plan.weight_C[piece])
+            result = self._call(function, cohort, shared)
+            cohort.state.commit()
+            for name, value_C in cohort.reports.items():
+                reports.setdefault(name, []).append(value_C)
+            if reduce != "none":
+                self._collect(partial, tree, plan, b, result, reduce)
+        partial.nodes = tree.nodes
+        partial.reports = {name: torch.cat(parts).cpu().numpy() for name, parts in reports.items()}
+        partial.keeps, partial.stack = bool(self.rows.tensors), self.stack
+        return partial
+
+    def _collect(self, partial: Partial, tree: Tree, plan: Plan, b: int, result: Any, reduce: str) -> None:
+        parts = result if isinstance(result, tuple) else (result,)
+        partial.width = sum(int(p[0].numel()) for p in parts)
+        if reduce == "rows":
+            partial.rows.append(tuple(p.clone() for p in parts))
+            return
+        piece = slice(int(plan.bounds[b]), int(plan.bounds[b + 1]))
+        weight = torch.from_numpy(plan.weight_C[piece]).to(self.device, torch.float32)
+        if reduce == "sum":
+            weight = torch.ones_like(weight)
+        tree.add((0, plan.first + b), tuple(torch.mv(p.flatten(1).t(), weight).view(p.shape[1:]) for p in parts))
+
+    def _call(self, function: Callable[..., Any], cohort: Cohort, shared: tuple[Any, ...]) -> Any:
+        try:
+            return function(cohort, *shared)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise ClientError(self._blame(function, cohort, shared, error)) from None
+
+    def _blame(
+        self, function: Callable[..., Any], cohort: Cohort, shared: tuple[Any, ...], error: Exception
+    ) -> str:
+        """Which client failed: each is tried alone; a failure of the stack as such names them all."""
+        who = f"clients {cohort.ids_C[0]}..{cohort.ids_C[-1]} (as one stack; none of them alone)"
+        for c, i in enumerate(cohort.ids_C):
+            alone = Cohort(self, cohort.round, cohort.ids_C[c : c + 1], cohort.weight_C[c : c + 1])
+            try:
+                function(alone, *(_row(v, c, len(cohort)) for v in shared))
+            except Exception as own:
+                who, error = f"client {i}", own
+                break
+        trace = "".join(traceback.format_exception(error, chain=False)).rstrip()
+        return f"{type(error).__name__} for {who} in round {cohort.round}: {error}\n\n{trace}"
+
+    # ---- training buffers ------------------------------------------------------------------------------------
+
+    def buffer(self, rows: int) -> Tensor:
+        """Rows [rows, P] to train in; the same memory every time."""
+        if len(self._buffer) < rows:
+            self._buffer = torch.empty(rows, self.task.P, device=self.device)
+        return self._buffer[:rows]
+
+    def stacks(self, rows: int) -> Iterator[tuple[int, int]]:
+        """Pieces of a block that are trained at once: all of it, unless memory once ran out."""
+        a = 0
+        while a < rows:
+            b = min(rows, a + (self.stack or rows))
+            yield a, b
+            a = b
+
+    def shrinking(self, attempt: Callable[[int, int], T], a: int, b: int) -> list[T]:
+        """``attempt(a, b)``; out of memory, the two halves instead, and smaller stacks from here on."""
+        try:
+            return [attempt(a, b)]
+        except (MemoryError, RuntimeError) as error:
+            if b - a == 1 or not out_of_memory(error):
+                raise
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        half = a + (b - a + 1) // 2
+        if self.stack is None or self.stack > half - a:
+            self.stack = half - a
+            warnings.warn(
+                f"Out of memory with {b - a} clients at once on {self.device}: going on with stacks of {self.stack}.",
+                ResourceWarning,
+                stacklevel=2,
+            )
+        return self.shrinking(attempt, a, half) + self.shrinking(attempt, half, b)
+
+    # ---- evaluation and timing -------------------------------------------------------------------------------
+
+    def evaluate(self, x_P: Tensor, chunks: list[int]) -> list[tuple[float, float | None, int]]:
+        """Loss sum, hit sum and number of examples of each chunk of the test set."""
+        x, y = self.test
+        x_P = x_P.to(self.device)
+        parts = [slice(c * CHUNK, (c + 1) * CHUNK) for c in chunks]
+        return [self.task.evaluate(x_P, x[s], y[s]) for s in parts]
+
+    def time_form(self, form: str, plan: Plan, x_P: Tensor) -> float:
+        """Seconds that the first block's local training takes in a form, once warm; infinity where it fails."""
+        before, self.trainer = self.trainer, Trainer(self.task, form)
+        ids = plan.ids_C[: plan.bounds[1]]
+        self.width = self._fixed_width() if form == "compiled" else None
+        try:
+            for _ in range(2):
+                begin = time.perf_counter()
+                self._train_once(ids, x_P.to(self.device))
+            return time.perf_counter() - begin
+        except (RuntimeError, NotImplementedError, AssertionError, ValueError):
+            return float("inf")
+        finally:
+            self.trainer, self.width = before, None
+
+    def _train_once(self, ids: np.ndarray, x_P: Tensor) -> None:
+        key_C = streams.key(self.seed, 0, "client", torch.from_numpy(ids).to(self.device))
+        x_CP = self.buffer(len(ids)).copy_(x_P)
+        optimizer = self.local.optimizer
+        batches = Batches(self.local, self.examples, ids, key_C, self.width)
+        self.trainer.train(x_CP, optimizer.init(x_CP), batches, optimizer, 0.0)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def set_form(self, form: str) -> None:
+        """Train in this form from here on."""
+        self.trainer = Trainer(self.task, form)
+        self.width = self._fixed_width() if form == "compiled" else None
+
+
+def _row(value: Any, c: int, number: int) -> Any:
+    """Client c's part of a shared value: its row of a per-client tensor, anything else as it is."""
+    return value[c : c + 1] if isinstance(value, Tensor) and value.dim() > 1 and len(value) == number else value
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on the CPU."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)

@@ -1,0 +1,155 @@
+"""The kinds of plug-in, one class each: what a data set, partition, model, loss, optimiser or rule must offer.
+
+Shape letters: N all clients, C clients here, P parameters, B batch, M examples of a client, n examples of a data set.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from raysim.core.plugin import Plugin, Rate
+
+if TYPE_CHECKING:
+    from raysim.core.server import Server
+
+Rows = dict[str, Tensor]
+"""Named tensors whose first axis is the clients: optimiser state, memories."""
+
+
+class Loss(Plugin):
+    """What a prediction costs, example by example. Results do not depend on which other examples stand beside it."""
+
+    outputs_per_class = True
+    """Whether a model needs one output per class (else one per target column)."""
+
+    def per_example(self, out: Tensor, y: Tensor) -> Tensor:
+        """Loss of each example: ``out`` [B, ...], ``y`` [B, ...] -> [B]."""
+        raise NotImplementedError
+
+    def gradient(self, out: Tensor, y: Tensor) -> Tensor | None:
+        """d loss / d out, in closed form, any number of leading axes; None where there is none (then autograd serves)."""
+        return None
+
+    def hits(self, out: Tensor, y: Tensor) -> Tensor | None:
+        """Share of right answers of each example [B], or None where accuracy has no meaning."""
+        return None
+
+
+@dataclasses.dataclass
+class Dataset:
+    """Arrays in memory, ready for a model: floats normalised, labels int64, targets float32.
+
+    Args:
+        x_train: inputs, [n, ...], float32 (images as channels, height, width) or int64 tokens [n, length].
+        y_train: labels [n] int64, next tokens [n, length] int64, or targets [n, outputs] float32.
+        x_test: as x_train, never trained on.
+        y_test: as y_train.
+        loss: what the model's output is measured with.
+        outputs: number of classes, tokens or target columns.
+        groups: natural owner of each training example (speaker, writer, client), [n] int64, or None.
+        augment: function (x [C, B, ...], key_C [C] int64) -> x, random and cheap, for a whole stack; None for nothing.
+        optimum: parameters of the known minimiser of the whole training loss for the matching model, or None.
+    """
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    loss: Loss
+    outputs: int
+    groups: np.ndarray | None = None
+    augment: Callable[[Tensor, Tensor], Tensor] | None = None
+    optimum: np.ndarray | None = None
+
+
+class Data(Plugin):
+    """A data set by name: ``load()`` reads or makes it. The same fields always give the same arrays."""
+
+    def load(self) -> Dataset:
+        """The arrays.
+
+        Raises:
+            DataError: files are missing or not what they should be.
+        """
+        raise NotImplementedError
+
+
+class DataError(RuntimeError):
+    """Data that cannot be read: which files were looked for, where, and how to get them."""
+
+
+class Partition(Plugin):
+    """Which training examples belong to which client."""
+
+    def split(self, data: Dataset, seed: int) -> list[np.ndarray]:
+        """Index vectors (int64, positions in the training set), one per client, disjoint; same seed, same split."""
+        raise NotImplementedError
+
+
+class Model(Plugin):
+    """A network by name."""
+
+    def build(self, data: Dataset) -> nn.Module:
+        """A new ``nn.Module`` that fits the data's input shape and outputs, initialised from torch's generator."""
+        raise NotImplementedError
+
+
+class Optimizer(Plugin):
+    """A first-order method on rows: every client's parameters are one row of x_CP, its state rows of the same length.
+
+    ``init`` makes the state, ``update`` writes one step into ``x_CP`` and the state **in place** (they are buffers of
+    the engine, reused over rounds). Written on the last axis, so that one row, a thousand rows or a server's single
+    row are the same code.
+    """
+
+    lr: Rate
+
+    def init(self, x_CP: Tensor) -> Rows:
+        """State before the first step, one row per row of ``x_CP`` (any width)."""
+        return {}
+
+    def update(self, x_CP: Tensor, grad_CP: Tensor, state: Rows, lr: float | Tensor) -> None:
+        """One step along ``grad_CP`` (which may be overwritten) with step size ``lr`` (a number or a column [C, 1])."""
+        raise NotImplementedError
+
+    def step(self, objective: Any, x_CP: Tensor, state: Rows, lr: float | Tensor) -> Tensor:
+        """One step on ``objective`` (``value_and_grad(x_CP) -> loss_C, grad_CP``); returns loss_C before the step."""
+        loss_C, grad_CP = objective.value_and_grad(x_CP)
+        self.update(x_CP, grad_CP, state, lr)
+        return loss_C
+
+    def accumulates(self, x_CP: Tensor, state: Rows, lr: float) -> tuple[Tensor, float, float] | None:
+        """(target, beta, alpha) if a step begins with target <- beta target + alpha gradient; None if it does not.
+
+        A network whose backward pass can write there directly (form ``inplace``) then calls ``settle`` in place of
+        ``update``.
+        """
+        return None
+
+    def settle(self, x_CP: Tensor, state: Rows, lr: float) -> None:
+        """What remains of a step after the gradient was accumulated into its target."""
+
+
+class Rule(Plugin):
+    """What clients and server exchange in a round."""
+
+    def round(self, clients: Any, server: Server) -> Server:
+        """One round: ``clients`` is a handle on this round's cohort, the result the server after the round."""
+        raise NotImplementedError
+
+
+def as_tensor(array: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+    """A tensor over the same memory where that is possible; read-only arrays stay unwritten by the caller's promise."""
+    if array.flags.writeable:
+        return torch.from_numpy(array).to(device)
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)    # torch warns that writing would be undefined: nobody writes
+        return torch.from_numpy(array).to(device)

@@ -1,0 +1,89 @@
+"""Row state: what a client keeps from round to round (optimiser state, control variates, its own model).
+
+A host stores the rows of the clients it has worked on, one tensor per name, one slot per client. A block whose clients
+lie in consecutive slots works on a view; any other block on a copy that is written back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class RowStore:
+    """Named rows by client id.
+
+    Args:
+        device: where rows live.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = device
+        self.slot: dict[int, int] = {}
+        self.tensors: dict[str, Tensor] = {}
+        self.fills: dict[str, Tensor] = {}
+
+    def checkout(self, ids_C: np.ndarray, name: str, fill_P: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Rows ``name`` of the clients, and the slots to write them back to (None for a view that needs no writing).
+
+        Clients without the row get ``fill_P``.
+        """
+        self.admit(ids_C)
+        if name not in self.tensors:
+            self.fills[name] = fill_P.to(self.device).clone()
+            self.tensors[name] = self.fills[name].repeat(self._capacity(), 1)
+        slots = np.fromiter((self.slot[int(i)] for i in ids_C), np.int64, len(ids_C))
+        if (np.diff(slots) == 1).all():
+            return self.tensors[name][slots[0] : slots[0] + len(slots)], None
+        index = torch.from_numpy(slots).to(self.device)
+        return self.tensors[name].index_select(0, index), index
+
+    def write(self, name: str, rows_CP: Tensor, slots: Tensor) -> None:
+        """Put back a copy that ``checkout`` gave."""
+        self.tensors[name].index_copy_(0, slots, rows_CP)
+
+    def give(self, ids: Iterable[int]) -> dict[str, np.ndarray]:
+        """Hand the rows of these clients over to another host: they are forgotten here."""
+        rows = self.peek(ids)
+        for i in ids:
+            del self.slot[int(i)]
+        return rows
+
+    def peek(self, ids: Iterable[int]) -> dict[str, np.ndarray]:
+        """Copies of the rows of these clients, in the order asked for."""
+        slots = torch.tensor([self.slot[int(i)] for i in ids], dtype=torch.int64, device=self.device)
+        return {name: t.index_select(0, slots).cpu().numpy() for name, t in self.tensors.items()}
+
+    def take(self, ids: np.ndarray, rows: dict[str, np.ndarray], fills: dict[str, np.ndarray]) -> None:
+        """Accept rows that another host gave or a checkpoint held."""
+        self.admit(ids)
+        slots = torch.tensor([self.slot[int(i)] for i in ids], dtype=torch.int64, device=self.device)
+        for name, values in rows.items():
+            if name not in self.tensors:
+                self.fills[name] = torch.from_numpy(np.array(fills[name])).to(self.device)
+                self.tensors[name] = self.fills[name].repeat(self._capacity(), 1)
+            self.tensors[name].index_copy_(0, slots, torch.from_numpy(np.array(values)).to(self.device))
+
+    def _capacity(self) -> int:
+        return max([len(self.slot), 1 + max(self.slot.values(), default=-1)])
+
+    def admit(self, ids_C: np.ndarray) -> None:
+        """Give slots to clients not seen before (all of a round at once, so that blocks are views); old slots are reused."""
+        new = [int(i) for i in ids_C if int(i) not in self.slot]
+        if not new:
+            return
+        used = set(self.slot.values())
+        size = next((len(t) for t in self.tensors.values()), 0)
+        free = [s for s in range(size) if s not in used] if len(used) < size else []
+        fresh = range(max(size, len(used)), max(size, len(used)) + len(new))
+        for i, s in zip(new, [*free, *fresh], strict=False):
+            self.slot[i] = s
+        grown = self._capacity()
+        for name, old in self.tensors.items():
+            kept = [s for s in free[: len(new)] if s < len(old)]
+            old[kept] = self.fills[name]
+            if grown > len(old):
+                self.tensors[name] = torch.cat([old, self.fills[name].repeat(grown - len(old), 1)])

@@ -1,0 +1,179 @@
+"""Model and loss as functions of a flat vector: the only place that knows about one client's network.
+
+``x_P`` holds the trainable parameters in ``named_parameters()`` order. Named tensors are made by ONE ``torch.split``:
+slicing layer by layer would write a full-length zero vector per layer in the backward pass.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+
+from raysim.core import streams
+from raysim.core.batches import Batch
+from raysim.core.chain import find_chain
+from raysim.core.interfaces import Loss
+from raysim.core.plugin import ConfigError
+
+
+class StreamDropout(nn.Module):
+    """Dropout whose mask is a hash of (client's key, layer, position): the same in any stack, on any actor.
+
+    Args:
+        p: probability of dropping.
+        layer: number of the layer, so that layers drop independently.
+    """
+
+    key: Tensor
+
+    def __init__(self, p: float, layer: int) -> None:
+        super().__init__()
+        self.p, self.layer = p, layer
+        self.register_buffer("key", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Inverted dropout while training, nothing otherwise."""
+        if not self.training or self.p == 0:
+            return x
+        keep = streams.uniform(streams.key(self.key, self.layer), x.numel()).view(x.shape) >= self.p
+        return x * keep / (1 - self.p)
+
+
+class Task:
+    """Loss and gradient of one network on rows of parameters.
+
+    Args:
+        module: the network; copied; the copy's dropout layers are replaced by deterministic ones.
+        loss: what its output is measured with.
+        device: where it computes.
+    """
+
+    def __init__(self, module: nn.Module, loss: Loss, device: torch.device | str = "cpu") -> None:
+        refuse_batch_norm(module)
+        self.module = copy.deepcopy(module).to(device)
+        self.dropouts = _replace_dropout(self.module)
+        self.loss = loss
+        named = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
+        if not named:
+            raise ConfigError("The model has no trainable parameters. Give it at least one with requires_grad=True.")
+        self.names = list(named)
+        self.shapes = [p.shape for p in named.values()]
+        self.sizes = [p.numel() for p in named.values()]
+        self.P = sum(self.sizes)
+        self.chain = find_chain(self.module, loss)
+        self.module.requires_grad_(False)
+
+    def initial(self) -> Tensor:
+        """The module's own parameters as one vector [P]."""
+        named = dict(self.module.named_parameters())
+        return torch.cat([named[n].detach().reshape(-1) for n in self.names]).clone()
+
+    def named(self, x_P: Tensor) -> dict[str, Tensor]:
+        """Views of the vector under the parameters' names."""
+        parts = torch.split(x_P, self.sizes)
+        return {n: part.view(s) for n, part, s in zip(self.names, parts, self.shapes, strict=True)}
+
+    def _loss(self, x_P: Tensor, x_B: Tensor, y_B: Tensor, weight_B: Tensor | None, key: Tensor | None) -> Tensor:
+        state = self.named(x_P)
+        if key is not None:
+            state |= {f"{name}.key": key for name in self.dropouts}
+        loss_B = self.loss.per_example(functional_call(self.module, state, (x_B,)), y_B)
+        return loss_B.mean() if weight_B is None else (loss_B * weight_B).sum()
+
+    def _mode(self, batch: Batch) -> Tensor | None:
+        """Dropout runs where the batch carries keys for it."""
+        key_C = batch.key_C if self.dropouts else None
+        self.module.train(key_C is not None)
+        return key_C
+
+    def stacked(self, x_CP: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Loss [C] and gradient [C, P] of every row on its own batch, all rows at once."""
+        key_C = self._mode(batch)
+        dims = (0, 0, 0, None if batch.weight_CB is None else 0, None if key_C is None else 0)
+        grad = vmap(grad_and_value(self._loss), in_dims=dims)
+        grad_CP, loss_C = grad(x_CP, batch.x_CB, batch.y_CB, batch.weight_CB, key_C)
+        return loss_C, grad_CP
+
+    def chained(self, x_CP: Tensor, batch: Batch, grad_CP: Tensor) -> tuple[Tensor, Tensor]:
+        """The same for a chain of linear layers, written into ``grad_CP``."""
+        assert self.chain is not None
+        loss_C = self.chain.accumulate(self.chain.views(x_CP), self.chain.views(grad_CP), 0, 1, batch)
+        return loss_C, grad_CP
+
+    def looped(self, x_CP: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The same, one row after the other."""
+        key_C = self._mode(batch)
+        losses, grads = [], []
+        for c, x_P in enumerate(x_CP):
+            x_P = x_P.detach().requires_grad_()
+            weight = None if batch.weight_CB is None else batch.weight_CB[c]
+            with torch.enable_grad():
+                loss = self._loss(x_P, batch.x_CB[c], batch.y_CB[c], weight, None if key_C is None else key_C[c])
+            grads.append(torch.autograd.grad(loss, x_P)[0])
+            losses.append(loss.detach())
+        return torch.stack(losses), torch.stack(grads)
+
+    @torch.no_grad()
+    def value(self, x_CP: Tensor, batch: Batch) -> Tensor:
+        """Loss [C] of every row on its batch."""
+        key_C = self._mode(batch)
+        cut = lambda t, c: None if t is None else t[c]
+        return torch.stack([
+            self._loss(x_P, batch.x_CB[c], batch.y_CB[c], cut(batch.weight_CB, c), cut(key_C, c))
+            for c, x_P in enumerate(x_CP)
+        ])
+
+    @torch.no_grad()
+    def evaluate(self, x_P: Tensor, x_n: Tensor, y_n: Tensor) -> tuple[float, float | None, int]:
+        """Sum of losses, sum of hits (None where accuracy has no meaning) and number of examples."""
+        self.module.eval()
+        out = functional_call(self.module, self.named(x_P), (x_n,))
+        hits = self.loss.hits(out, y_n)
+        total = self.loss.per_example(out, y_n).sum(dtype=torch.float64).item()
+        return total, None if hits is None else hits.sum(dtype=torch.float64).item(), len(y_n)
+
+    def vmap_refusal(self, batch: Batch) -> str | None:
+        """Why this network cannot train as a stack, or None if it can (tried on the batch)."""
+        x_CP = self.initial().expand(len(batch.y_CB), -1)
+        try:
+            self.stacked(x_CP, batch)
+        except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+            return str(error).strip().splitlines()[0]
+        return None
+
+
+def refuse_batch_norm(module: nn.Module) -> None:
+    """Batch statistics mix examples (padding would move numbers) and running ones have no meaning over clients."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            raise ConfigError(
+                f"The model's layer '{name or type(layer).__name__}' is batch normalisation, whose statistics are not "
+                f"defined over many clients. Use group normalisation in its place: nn.GroupNorm({_groups(layer)}, "
+                f"{layer.num_features})."
+            )
+
+
+def _groups(layer: nn.modules.batchnorm._BatchNorm) -> int:
+    return math.gcd(layer.num_features, 32)
+
+
+def _replace_dropout(module: nn.Module) -> list[str]:
+    """Swap every nn.Dropout for StreamDropout; returns their names."""
+    names = [n for n, layer in module.named_modules() if isinstance(layer, nn.Dropout)]
+    for number, name in enumerate(names):
+        parent_name, _, child = name.rpartition(".")
+        parent, old = module.get_submodule(parent_name), module.get_submodule(name)
+        assert isinstance(old, nn.Dropout)
+        setattr(parent, child, StreamDropout(old.p, number))
+    other = [n for n, m in module.named_modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
+    other += [n for n, m in module.named_modules() if isinstance(m, nn.RNNBase) and m.dropout > 0]
+    if other:
+        raise ConfigError(
+            f"The model's layer '{other[0]}' drops out by torch's global generator, which differs between actors. "
+            "Use nn.Dropout, which raysim makes deterministic."
+        )
+    return names

@@ -1,0 +1,118 @@
+"""Local training of a stack of clients: the step loop, in the forms that compute the same numbers in different ways.
+
+=========  ====================================================================================================
+loop       one client after the other through autograd; the reference, and the fastest for convolutions on a CPU
+stacked    all clients at once, ``vmap`` over a flat vector; the form for GPUs and for anything that is not a chain
+inplace    chains of linear layers by hand, the backward pass writing into weights or momentum (see ``chain.py``)
+compiled   ``stacked`` with the whole local training of a block compiled by torch
+=========  ====================================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from raysim.core.batches import Batch, Batches
+from raysim.core.interfaces import Optimizer, Rows
+from raysim.core.task import Task
+
+FORMS = ("loop", "stacked", "inplace", "compiled")
+
+
+@dataclass
+class Objective:
+    """The clients' losses on this step's batch, as an optimiser asks for them.
+
+    Args:
+        gradient: (x_CP, batch) -> loss_C, grad_CP.
+        evaluate: (x_CP, batch) -> loss_C.
+        batch: this step's examples.
+    """
+
+    gradient: Callable[[Tensor, Batch], tuple[Tensor, Tensor]]
+    evaluate: Callable[[Tensor, Batch], Tensor]
+    batch: Batch
+
+    def value_and_grad(self, x_CP: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss [C] and gradient [C, P] at ``x_CP``."""
+        return self.gradient(x_CP, self.batch)
+
+    def value(self, x_CP: Tensor) -> Tensor:
+        """Loss [C] at ``x_CP``."""
+        return self.evaluate(x_CP, self.batch)
+
+
+class Trainer:
+    """Runs the local steps of stacks of clients in one form.
+
+    Args:
+        task: network and loss.
+        form: one of FORMS.
+    """
+
+    def __init__(self, task: Task, form: str) -> None:
+        self.task, self.form = task, form
+        self._grad = torch.empty(0)
+        self._compiled: dict[tuple, Callable] = {}
+
+    def gradient(self, x_CP: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Loss and gradient of every row in this form; the gradient may live in a buffer that the next call reuses."""
+        if self.form == "inplace":
+            if self._grad.shape[0] < len(x_CP) or self._grad.device != x_CP.device:
+                self._grad = torch.empty_like(x_CP)
+            return self.task.chained(x_CP, batch, self._grad[: len(x_CP)])
+        if self.form == "loop":
+            return self.task.looped(x_CP, batch)
+        return self.task.stacked(x_CP, batch)
+
+    @torch.no_grad()
+    def train(self, x_CP: Tensor, state: Rows, batches: Batches, optimizer: Optimizer, lr: float) -> Tensor:
+        """All local steps, written into ``x_CP`` and ``state``; returns each client's mean loss over its steps."""
+        if self.form == "inplace" and optimizer.accumulates(x_CP, state, lr) is not None:
+            total_C = self._train_inplace(x_CP, state, batches, optimizer, lr)
+        elif self.form == "compiled":
+            total_C = self._train_compiled(x_CP, state, batches, optimizer, lr)
+        else:
+            total_C = self._train_steps(x_CP, state, batches, optimizer, lr)
+        return total_C / torch.from_numpy(batches.steps_C).to(total_C)
+
+    def _train_steps(
+        self, x_CP: Tensor, state: Rows, batches: Batches, optimizer: Optimizer, lr: float
+    ) -> Tensor:
+        total_C = x_CP.new_zeros(len(x_CP))
+        for step in range(batches.steps):
+            batch = batches.at(step)
+            C = len(batch.y_CB)
+            objective = Objective(self.gradient, self.task.value, batch)
+            total_C[:C] += optimizer.step(objective, x_CP[:C], {n: r[:C] for n, r in state.items()}, lr)
+        return total_C
+
+    def _train_inplace(
+        self, x_CP: Tensor, state: Rows, batches: Batches, optimizer: Optimizer, lr: float
+    ) -> Tensor:
+        chain = self.task.chain
+        assert chain is not None
+        total_C, C = x_CP.new_zeros(len(x_CP)), -1
+        for step in range(batches.steps):
+            batch = batches.at(step)
+            if len(batch.y_CB) != C:
+                C = len(batch.y_CB)
+                x, rows = x_CP[:C], {n: r[:C] for n, r in state.items()}
+                plan = optimizer.accumulates(x, rows, lr)
+                assert plan is not None
+                target, beta, alpha = plan
+                weights, targets = chain.views(x), chain.views(target)
+            total_C[:C] += chain.accumulate(weights, targets, beta, alpha, batch)
+            optimizer.settle(x, rows, lr)
+        return total_C
+
+    def _train_compiled(
+        self, x_CP: Tensor, state: Rows, batches: Batches, optimizer: Optimizer, lr: float
+    ) -> Tensor:
+        from raysim.core.compiled import train_compiled
+
+        return train_compiled(self.task, self._compiled, x_CP, state, batches, optimizer, lr)

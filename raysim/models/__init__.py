@@ -1,0 +1,11 @@
+"""Networks by name, built to fit the data's input shape and number of outputs."""
+
+from raysim.models.charlm import CharGRU, CharLSTM
+from raysim.models.cnn import CNN, FedCNN
+from raysim.models.custom import Custom
+from raysim.models.densenet import DenseNet121
+from raysim.models.linear import Linear
+from raysim.models.mlp import MLP
+from raysim.models.resnet import ResNet
+
+__all__ = ["CNN", "MLP", "CharGRU", "CharLSTM", "Custom", "DenseNet121", "FedCNN", "Linear", "ResNet"]

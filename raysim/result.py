@@ -1,0 +1,100 @@
+"""Result: what a run came to, in memory and read back from its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from raysim.core.plugin import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from raysim.simulation import Simulation
+
+
+class Result:
+    """Metrics, final model and figures of a run.
+
+    Args:
+        simulation: the experiment.
+        status: "finished", "diverged" or "stopped".
+        rows: metrics, one dictionary per evaluated round.
+        x_P: final parameters, [P].
+        folder: the run's folder, None if it wrote nothing.
+        seconds: spent in rounds.
+    """
+
+    def __init__(
+        self,
+        simulation: Simulation,
+        status: str,
+        rows: list[dict[str, Any]],
+        x_P: Tensor,
+        folder: Path | None = None,
+        seconds: float = 0.0,
+    ) -> None:
+        self.simulation, self.status, self.x_P, self.folder, self.seconds = simulation, status, x_P, folder, seconds
+        self.metrics = pd.DataFrame(rows)
+
+    def model(self) -> nn.Module:
+        """The network with the final weights."""
+        module = self.simulation.initial_model()
+        trainable = [p for p in module.parameters() if p.requires_grad]
+        with torch.no_grad():
+            for p, part in zip(trainable, torch.split(self.x_P, [p.numel() for p in trainable]), strict=True):
+                p.copy_(part.view_as(p))
+        return module
+
+    def plot(self, metric: str = "loss", against: str | list[str] = "round") -> Figure:
+        """Learning curves of a metric, one panel for each quantity it is drawn against.
+
+        Args:
+            metric: a column of ``metrics``.
+            against: columns for the horizontal axis: "round", "bits_up", "client_updates", "seconds".
+
+        Raises:
+            ConfigError: no such column.
+        """
+        from raysim.report.plots import curves
+
+        return curves({self.label: self.metrics}, metric, [against] if isinstance(against, str) else against)
+
+    @property
+    def label(self) -> str:
+        """Name of the run in figures and tables."""
+        return self.folder.name if self.folder else self.simulation.name or type(self.simulation.rule).__name__
+
+    def save_figures(self) -> list[Path]:
+        """Write the learning curves into the run's folder; returns the files."""
+        from raysim.report.plots import overview
+
+        if self.folder is None:
+            raise ConfigError("This run has no folder for figures. Give run() one, or save plot()'s figure yourself.")
+        file = self.folder / "figures" / "learning_curve.png"
+        file.parent.mkdir(exist_ok=True)
+        overview({self.label: self.metrics}).savefig(file, dpi=150)
+        return [file]
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Result:
+        """The result of a run from its folder, finished or not.
+
+        Raises:
+            ConfigError: no run there, or no checkpoint yet.
+        """
+        from raysim.runtime import checkpoint, folder as folders
+        from raysim.simulation import Simulation
+
+        path = Path(folder)
+        status = folders.read_status(path)
+        last = checkpoint.latest(path)
+        if last is None:
+            raise ConfigError(f"The run in {path} has written no checkpoint yet (status: {status['status']}).")
+        simulation = Simulation.from_yaml((path / "experiment.yaml").read_text())
+        rows = folders.read_metrics(path)
+        return cls(simulation, status["status"], rows, last.server().x_P, path, status["seconds"])

@@ -1,0 +1,152 @@
+"""Checkpoints: safetensors and a JSON manifest, written aside and renamed, so that one is whole or not there at all.
+
+    checkpoints/000050/manifest.json         round, counters, form, files
+                       server.safetensors    model and the rule's state
+                       rows-0.safetensors    what clients keep, one file per host, with their ids
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_tensors, save_file as save_tensors
+
+from raysim.core.rows import RowStore
+from raysim.core.server import Server
+
+KEEP = 2        # the last one and the one before, in case the last one's disk lied
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written or read, and what is left."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on disk.
+
+    Args:
+        folder: where it is.
+        manifest: what its manifest says.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    def server(self) -> Server:
+        """The server at that round."""
+        try:
+            tensors = load_tensors(self.folder / "server.safetensors")
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{self.folder} cannot be read ({error}). Delete it to resume from the one before.") from None
+        x_P = tensors.pop("x_P")
+        return Server(x_P, self.manifest["round"], tensors)
+
+    def rows(self) -> list[Path]:
+        """Files of the clients' rows."""
+        return [self.folder / f"rows-{i}.safetensors" for i in range(self.manifest["row_files"])]
+
+
+def save(root: Path, server: Server, save_rows: Callable[[Path], int], facts: dict[str, Any]) -> Checkpoint:
+    """Write a checkpoint under ``root/checkpoints`` and drop the oldest.
+
+    Args:
+        root: the run's folder.
+        server: model and rule state.
+        save_rows: writes the clients' rows into a folder and returns the number of files.
+        facts: whatever else the manifest is to hold.
+
+    Raises:
+        CheckpointError: the disk refused; checkpoints written before are untouched.
+    """
+    final = root / "checkpoints" / f"{server.round:06d}"
+    aside = final.with_suffix(".tmp")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        tensors = {"x_P": server.x_P, **server.state}
+        save_tensors({n: t.detach().contiguous().clone() for n, t in tensors.items()}, aside / "server.safetensors")
+        manifest = {"round": server.round, "row_files": save_rows(aside), **facts}
+        write(aside / "manifest.json", json.dumps(manifest, indent=1))
+        for file in aside.iterdir():
+            _to_disk(file)
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(aside, final)
+        _to_disk(final.parent)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        last = latest(root)
+        left = f"The checkpoint of round {last.manifest['round']} is intact" if last else "There is no older checkpoint"
+        raise CheckpointError(
+            f"The checkpoint of round {server.round} could not be written to {final}: {error}. {left}. Make room "
+            f"(this one needs about {_megabytes(server)} MB and the clients' rows), then: raysim resume {root}"
+        ) from None
+    for old in sorted((root / "checkpoints").glob("[0-9]*[0-9]"))[:-KEEP]:
+        shutil.rmtree(old, ignore_errors=True)
+    return Checkpoint(final, manifest)
+
+
+def write(file: Path, text: str) -> None:
+    """A small text file, whole or not at all."""
+    aside = file.with_name(file.name + ".tmp")
+    aside.write_text(text)
+    os.replace(aside, file)
+
+
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _megabytes(server: Server) -> int:
+    return 1 + sum(t.numel() * 4 for t in [server.x_P, *server.state.values()]) // 1_000_000
+
+
+def latest(root: Path) -> Checkpoint | None:
+    """The newest whole checkpoint of a run, or None."""
+    for folder in sorted((root / "checkpoints").glob("[0-9]*[0-9]"), reverse=True):
+        try:
+            return Checkpoint(folder, json.loads((folder / "manifest.json").read_text()))
+        except (OSError, json.JSONDecodeError):
+            continue
+    return None
+
+
+def save_rows(store: RowStore, file: Path) -> int:
+    """All rows of a host into one file; 0 if it keeps none."""
+    if not store.tensors:
+        return 0
+    ids = np.array(sorted(store.slot), np.int64)
+    tensors = {f"row.{n}": v for n, v in store.peek(ids).items()}
+    fills = {f"fill.{n}": v.cpu().numpy() for n, v in store.fills.items()}
+    save_file({"ids": ids, **tensors, **fills}, file)
+    return 1
+
+
+def load_rows(store: RowStore, files: list[Path]) -> np.ndarray:
+    """Replace a host's rows by those of checkpoint files; returns their clients."""
+    store.slot, store.tensors, store.fills = {}, {}, {}
+    seen = [np.empty(0, np.int64)]
+    for file in files:
+        try:
+            tensors = load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"The clients' rows in {file} cannot be read: {error}.") from None
+        cut = lambda prefix: {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}  # noqa: B023
+        store.take(tensors["ids"], cut("row."), cut("fill."))
+        seen.append(tensors["ids"])
+    return np.concatenate(seen)
+
+

@@ -1,0 +1,84 @@
+"""A client actor: one host in a Ray worker. A plain class; ``ray_fleet.py`` wraps it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from raysim.core.cohorts import Plan
+from raysim.core.host import Host, Partial, Setup
+from raysim.core.interfaces import as_tensor
+from raysim.runtime import checkpoint
+
+
+class ClientActor:
+    """Hosts clients in this process.
+
+    Args:
+        setup: the experiment without its arrays.
+        threads: torch threads.
+        fraction: share of a GPU that this actor may use; 0 computes on the CPU.
+        arrays: x_train, y_train, x_test, y_test, read from the node's object store without a copy.
+    """
+
+    def __init__(self, setup: Setup, threads: int, fraction: float, *arrays: np.ndarray) -> None:
+        torch.set_num_threads(threads)
+        if fraction > 0:
+            torch.cuda.set_per_process_memory_fraction(fraction)
+        names = ("x_train", "y_train", "x_test", "y_test")
+        dataset = replace(setup.dataset, **dict(zip(names, arrays, strict=True)))
+        self.host = Host(replace(setup, dataset=dataset), "cuda" if fraction > 0 else "cpu")
+
+    def pid(self) -> int:
+        """Process id, and a sign of life."""
+        return os.getpid()
+
+    def exchange(self, function: Callable[..., Any], plan: Plan, reduce: str, *shared: Any) -> tuple[Partial, list[str]]:
+        """``Host.exchange`` with arrays for tensors both ways; also the warnings it raised."""
+        tensors = tuple(as_tensor(v) if isinstance(v, np.ndarray) else v for v in shared)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")
+            partial = self.host.exchange(function, tensors, plan, reduce)
+        as_numpy = lambda values: tuple(v.cpu().numpy() for v in values)
+        nodes = {node: as_numpy(value) for node, value in partial.nodes.items()}
+        told = [str(w.message) for w in caught if issubclass(w.category, (UserWarning, ResourceWarning))]
+        return replace(partial, nodes=nodes, rows=[as_numpy(r) for r in partial.rows]), told
+
+    def evaluate(self, x_P: np.ndarray, chunks: list[int]) -> list[tuple[float, float | None, int]]:
+        """``Host.evaluate``."""
+        return self.host.evaluate(as_tensor(x_P), chunks)
+
+    def time_form(self, form: str, plan: Plan, x_P: np.ndarray) -> float:
+        """``Host.time_form``."""
+        return self.host.time_form(form, plan, as_tensor(x_P))
+
+    def set_form(self, form: str) -> None:
+        """``Host.set_form``."""
+        self.host.set_form(form)
+
+    def fills(self) -> dict[str, np.ndarray]:
+        """The rows that a client starts with."""
+        return {name: v.cpu().numpy() for name, v in self.host.rows.fills.items()}
+
+    def give(self, ids: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Hand clients' rows over; they are forgotten here."""
+        return self.host.rows.give(ids), self.fills()
+
+    def take(self, ids: np.ndarray, given: tuple[dict[str, np.ndarray], dict[str, np.ndarray]]) -> None:
+        """Accept clients' rows from another actor."""
+        self.host.rows.take(ids, *given)
+
+    def save_rows(self, file: Path) -> int:
+        """Write this host's rows; returns the number of files."""
+        return checkpoint.save_rows(self.host.rows, file)
+
+    def load_rows(self, files: list[Path]) -> np.ndarray:
+        """Replace this host's rows by those of files; returns their clients."""
+        return checkpoint.load_rows(self.host.rows, files)

@@ -1,0 +1,299 @@
+"""The coordinator: runs the rule round by round, measures, writes checkpoints, and starts again where it must.
+
+A plain class: in process it is called, on Ray it is an actor. Everything it decides is a function of the experiment.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from raysim.core.clients import Clients
+from raysim.core.cohorts import cohort_ids, plan
+from raysim.core.execution import choose_block, choose_form, examples_of
+from raysim.core.host import Setup
+from raysim.core.plugin import ConfigError
+from raysim.core.server import Server
+from raysim.core.task import Task
+from raysim.runtime import checkpoint
+from raysim.runtime.fleet import HostLost, LocalFleet
+from raysim.runtime.folder import RunFolder
+
+if TYPE_CHECKING:
+    from raysim.simulation import Simulation
+
+RETRIES = 3         # a round that loses its hosts so often has another trouble than bad luck
+
+
+@dataclass
+class Outcome:
+    """What a run came to.
+
+    Args:
+        status: "finished", "diverged" or "stopped".
+        server: the last server (the one before it diverged).
+        rows: metrics of every evaluated round.
+        form: execution form that ran.
+        block: clients per block.
+        seconds: spent in rounds, without start-up and evaluation.
+    """
+
+    status: str
+    server: Server
+    rows: list[dict[str, Any]]
+    form: str
+    block: int
+    seconds: float
+
+
+@dataclass
+class Tally:
+    """Running totals that resume with the run."""
+
+    bits_up: int = 0
+    bits_down: int = 0
+    client_updates: int = 0
+    seconds: float = 0.0
+
+
+class Coordinator:
+    """Runs one experiment.
+
+    Args:
+        simulation: the experiment.
+        folder: where to write; None for nowhere.
+        resume: continue the run in that folder.
+        watch: called with each event, in process.
+    """
+
+    def __init__(
+        self,
+        simulation: Simulation,
+        folder: Path | None,
+        resume: bool = False,
+        watch: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        self.simulation, self.folder = simulation, None if folder is None else RunFolder(folder)
+        self.resume, self.watch = resume, watch
+        self.events: list[dict[str, Any]] = []
+        self.tally, self.rows = Tally(), []
+        self.stopping = False
+        self.keeps_rows = False
+        self.last: checkpoint.Checkpoint | None = None
+
+    # ---- watching --------------------------------------------------------------------------------------------
+
+    def events_since(self, number: int) -> list[dict[str, Any]]:
+        """Events after the first ``number``."""
+        return self.events[number:]
+
+    def stop(self) -> None:
+        """End after the round in progress, with a checkpoint."""
+        self.stopping = True
+
+    def _tell(self, kind: str, **facts: Any) -> None:
+        event = {"kind": kind, **facts}
+        self.events.append(event)
+        if self.watch:
+            self.watch(event)
+
+    @contextmanager
+    def _warnings_told(self) -> Any:
+        """Pass warnings on as events: an actor's standard error is far from the user."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")
+            yield
+        for w in caught:
+            if issubclass(w.category, (UserWarning, ResourceWarning)):
+                self._tell("warning", text=str(w.message))
+
+    # ---- the run ---------------------------------------------------------------------------------------------
+
+    def run(self) -> Outcome:
+        """Run to the end, or until stopped or diverged."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self.simulation.placement.threads)
+        try:
+            with self._warnings_told():
+                server = self._prepare()
+            return self._rounds(server)
+        finally:
+            torch.set_num_threads(threads)
+            if hasattr(self, "fleet"):
+                self.fleet.close()
+
+    def _prepare(self) -> Server:
+        """Load data, choose form and block, start hosts, find where to begin."""
+        sim = self.simulation
+        self.last = checkpoint.latest(self.folder.path) if self.folder and self.resume else None
+        facts = self.last.manifest if self.last else {}
+        dataset, self.shards = sim.load()
+        module = sim.initial_model(dataset)
+        task = Task(module, dataset.loss)
+        self.P, self.initial = task.P, task.initial()
+        device = self._device()
+        size = sim.cohort_size(self.shards.number)
+        form = facts.get("form") or choose_form(
+            sim.execution.form, task, examples_of(dataset, self.shards), device.split(":")[0]
+        )
+        self.block = facts.get("block") or sim.execution.block or choose_block(size, task.P, device.split(":")[0])
+        first = "stacked" if form == "fastest" else form
+        setup = Setup(dataset, self.shards, module, sim.local, sim.seed, first, self.block)
+        self.fleet = self._fleet(setup, device)
+        self.form = self._fastest(task) if form == "fastest" else form
+        self._tell("prepared", clients=self.shards.number, cohort=size, parameters=self.P, form=self.form,
+                   block=self.block, examples=int(self.shards.start_N[-1]), rounds=sim.rounds)
+        return self._begin()
+
+    def _device(self) -> str:
+        place = self.simulation.placement
+        if place.actors:
+            return "cuda" if place.gpus_per_actor > 0 else "cpu"
+        if place.device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("Placement.device is 'cuda', but torch sees no GPU here. Use device: cpu, or run "
+                              "`raysim doctor` to see what torch was built for.")
+        return "cuda" if place.device == "cuda" else "cpu"
+
+    def _fleet(self, setup: Setup, device: str) -> Any:
+        if self.simulation.placement.actors == 0:
+            return LocalFleet(setup, device)
+        from raysim.runtime.ray_fleet import RayFleet
+
+        return RayFleet(setup, self.simulation.placement)
+
+    def _fastest(self, task: Task) -> str:
+        forms = ["loop", "stacked", "compiled"] + (["inplace"] if task.chain is not None else [])
+        seconds = self.fleet.time_forms(forms, self._plan(0), self.initial)
+        best = min(forms, key=lambda form: seconds[form])
+        self.fleet.set_form(best)
+        self._tell("timed", seconds=seconds, form=best)
+        return best
+
+    def _begin(self) -> Server:
+        """The first server, or that of the last checkpoint."""
+        if self.last:
+            return self._restore()
+        server = Server(self.initial)
+        if self.folder:
+            self.folder.truncate(-1)
+            self._status("running", server)
+        self._evaluate(server, None)
+        return server
+
+    def _restore(self) -> Server:
+        """Everything as the last checkpoint has it (or as at the start, if there is none yet)."""
+        if self.last is None:
+            self.tally, self.rows = Tally(), []
+            self.fleet.load_rows([])
+            return self._begin()
+        self.tally = Tally(**self.last.manifest["tally"])
+        self.fleet.load_rows(self.last.rows())
+        server = self.last.server()
+        self.keeps_rows = self.last.manifest["row_files"] > 0
+        if self.folder:
+            self.rows = self.folder.truncate(server.round)
+            self._status("running", server)
+        self._tell("resumed", round=server.round)
+        return server
+
+    def _rounds(self, server: Server) -> Outcome:
+        sim, lost = self.simulation, 0
+        while server.round < sim.rounds and not self.stopping:
+            begin = time.perf_counter()
+            clients = Clients(self.fleet, self._plan(server.round), self.P)
+            try:
+                with self._warnings_told():
+                    after = sim.rule.round(clients, server)
+            except HostLost as error:
+                lost += 1
+                if lost > RETRIES:
+                    raise
+                self._tell("warning", text=f"{error} Round {server.round} is done again.")
+                server = self._restore() if self.keeps_rows else server
+                continue
+            self.keeps_rows = self.keeps_rows or getattr(self.fleet, "keeps_rows", False)
+            lost, after = 0, dataclasses.replace(after, round=server.round + 1)
+            self._count(clients, time.perf_counter() - begin)
+            if not self._healthy(after, clients):
+                return self._diverged(server, after, clients)
+            server = after
+            self._after(server, clients)
+        return self._finish(server)
+
+    def _plan(self, round: int) -> Any:
+        sim = self.simulation
+        ids = cohort_ids(sim.seed, round, self.shards.number, sim.cohort_size(self.shards.number))
+        return plan(sim.local, self.shards, ids, round, self.block)
+
+    def _count(self, clients: Clients, seconds: float) -> None:
+        t = self.tally
+        t.bits_up, t.bits_down = t.bits_up + clients.bits_up, t.bits_down + clients.bits_down
+        t.client_updates, t.seconds = t.client_updates + clients.number, t.seconds + seconds
+
+    def _healthy(self, server: Server, clients: Clients) -> bool:
+        return server.finite and all(math.isfinite(v) for v in clients.measured().values())
+
+    def _after(self, server: Server, clients: Clients) -> None:
+        """Evaluate and write a checkpoint where they are due, and tell."""
+        sim = self.simulation
+        if server.round % sim.evaluate_every == 0 or server.round == sim.rounds:
+            self._evaluate(server, clients)
+        self._tell("round", round=server.round, client_updates=self.tally.client_updates,
+                   seconds=self.tally.seconds, **clients.measured())
+        if sim.checkpoint_every and server.round % sim.checkpoint_every == 0 and server.round < sim.rounds:
+            self._checkpoint(server)
+
+    def _evaluate(self, server: Server, clients: Clients | None) -> None:
+        loss, accuracy = self.fleet.evaluate(server.x_P)
+        row: dict[str, Any] = {"round": server.round, "loss": loss}
+        if accuracy is not None:
+            row["accuracy"] = accuracy
+        self._record(row, clients)
+
+    def _record(self, row: dict[str, Any], clients: Clients | None) -> None:
+        row |= clients.measured() if clients else {}
+        tally = dataclasses.asdict(self.tally)
+        seconds = tally.pop("seconds")
+        row |= {**tally, "seconds": seconds}
+        self.rows.append(row)
+        if self.folder:
+            self.folder.append(row)
+        self._tell("metrics", **row)
+
+    def _diverged(self, before: Server, after: Server, clients: Clients) -> Outcome:
+        """Not a number, or infinite: keep what there is and say so."""
+        self._record({"round": after.round, "loss": math.nan}, clients)
+        return self._close("diverged", before, after.round)
+
+    def _finish(self, server: Server) -> Outcome:
+        if self.folder:
+            self._checkpoint(server)
+        return self._close("stopped" if server.round < self.simulation.rounds else "finished", server, server.round)
+
+    def _close(self, status: str, server: Server, round: int) -> Outcome:
+        if self.folder:
+            self._status(status, server)
+            self.folder.table()
+        self._tell("ended", status=status, round=round)
+        return Outcome(status, server, self.rows, self.form, self.block, self.tally.seconds)
+
+    def _checkpoint(self, server: Server) -> None:
+        if self.folder is None:
+            return
+        facts = {"form": self.form, "block": self.block, "tally": dataclasses.asdict(self.tally)}
+        self.last = checkpoint.save(self.folder.path, server, self.fleet.save_rows, facts)
+        self._tell("checkpoint", round=server.round)
+
+    def _status(self, status: str, server: Server) -> None:
+        assert self.folder is not None
+        self.folder.status(status=status, round=server.round, rounds=self.simulation.rounds, form=self.form,
+                           block=self.block, seconds=self.tally.seconds, client_updates=self.tally.client_updates)

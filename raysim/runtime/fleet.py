@@ -1,0 +1,73 @@
+"""The fleet without Ray: one host in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from raysim.core.cohorts import Plan
+from raysim.core.host import CHUNK, Host, Partial, Setup
+from raysim.runtime import checkpoint
+
+
+class HostLost(RuntimeError):
+    """Hosts died during an exchange; they have been replaced by empty ones."""
+
+
+class LocalFleet:
+    """Every client lives here.
+
+    Args:
+        setup: the experiment, ready to run.
+        device: where to compute.
+    """
+
+    def __init__(self, setup: Setup, device: str) -> None:
+        self.host = Host(setup, device)
+        self.chunks = chunks(setup)
+
+    def exchange(
+        self, function: Callable[..., Any], shared: tuple[Any, ...], plan: Plan, reduce: str
+    ) -> list[Partial]:
+        """Run a client function on the whole plan."""
+        return [self.host.exchange(function, shared, plan, reduce)]
+
+    def evaluate(self, x_P: Tensor) -> tuple[float, float | None]:
+        """Mean loss and accuracy on the test set."""
+        return pooled(self.host.evaluate(x_P, self.chunks))
+
+    def time_forms(self, forms: list[str], plan: Plan, x_P: Tensor) -> dict[str, float]:
+        """Seconds for the first block in each form."""
+        return {form: self.host.time_form(form, plan, x_P) for form in forms}
+
+    def set_form(self, form: str) -> None:
+        """Train in this form from here on."""
+        self.host.set_form(form)
+
+    def save_rows(self, folder: Path) -> int:
+        """Write the clients' rows beside a checkpoint; returns the number of files."""
+        return checkpoint.save_rows(self.host.rows, folder / "rows-0.safetensors")
+
+    def load_rows(self, files: list[Path]) -> None:
+        """Start from the rows of a checkpoint (none: from nothing)."""
+        checkpoint.load_rows(self.host.rows, files)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def chunks(setup: Setup) -> list[int]:
+    """Numbers of the test set's chunks."""
+    return list(range(-(-len(setup.dataset.x_test) // CHUNK)))
+
+
+def pooled(parts: list[tuple[float, float | None, int]]) -> tuple[float, float | None]:
+    """Mean loss and accuracy from the sums of all chunks, in their order."""
+    number = sum(n for _, _, n in parts)
+    loss = float(np.sum([total for total, _, _ in parts])) / number
+    hits = [h for _, h, _ in parts if h is not None]
+    return loss, float(np.sum(hits)) / number if hits else None

@@ -1,0 +1,92 @@
+"""Reserving CPUs and fractions of GPUs for client actors, and saying at once what can never be placed."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from raysim.core.placement import Placement
+from raysim.core.plugin import ConfigError
+
+START = 300.0       # seconds for actors to start: each imports torch, and small machines start many at once
+
+
+def connect(placement: Placement) -> None:
+    """Join the cluster that is asked for, the one this process has joined already, or a new one on this machine."""
+    if ray.is_initialized():
+        return
+    if placement.address is not None:
+        ray.init(address=placement.address, log_to_driver=False, logging_level="ERROR")
+        return
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")       # the behaviour Ray is moving to; no warning
+    cpus = max(os.cpu_count() or 1, math.ceil(placement.actors * placement.cpus_per_actor))
+    ray.init(
+        address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+    )
+
+
+def per_gpu(placement: Placement) -> int:
+    """Actors that share one GPU."""
+    return math.floor(1 / placement.gpus_per_actor + 1e-9)
+
+
+def bundles(placement: Placement) -> list[dict[str, float]]:
+    """One bundle per actor on CPUs, one per GPU otherwise (Ray's own packing does not balance GPUs)."""
+    if placement.gpus_per_actor == 0:
+        return [{"CPU": placement.cpus_per_actor}] * placement.actors
+    share = per_gpu(placement)
+    gpus = -(-placement.actors // share)
+    return [{"GPU": 1.0, "CPU": placement.cpus_per_actor * share}] * gpus
+
+
+def reserve(placement: Placement) -> PlacementGroup:
+    """A placement group for the actors.
+
+    Raises:
+        ConfigError: the cluster has not got what they need, with the numbers.
+    """
+    wanted = bundles(placement)
+    have = ray.cluster_resources()
+    for kind in ("GPU", "CPU"):
+        need = sum(b.get(kind, 0) for b in wanted)
+        if need > have.get(kind, 0) + 1e-9:
+            raise ConfigError(_too_few(placement, kind, need, have.get(kind, 0)))
+    group = ray.util.placement_group(wanted, strategy="SPREAD")
+    if not group.wait(60):
+        ray.util.remove_placement_group(group)
+        free = ray.available_resources()
+        raise ConfigError(
+            f"{placement.actors} client actors need {wanted}, which the cluster has but nobody gave back within 60 s "
+            f"(free: {free.get('CPU', 0):g} CPUs, {free.get('GPU', 0):g} GPUs). Wait for other work to end, or ask for less."
+        )
+    return group
+
+
+def _too_few(placement: Placement, kind: str, need: float, have: float) -> str:
+    each = placement.cpus_per_actor if kind == "CPU" else placement.gpus_per_actor
+    field = "cpus_per_actor" if kind == "CPU" else "gpus_per_actor"
+    advice = "use fewer actors" + ("" if kind == "GPU" and have == 0 else f" or a smaller {field}")
+    if kind == "GPU" and have == 0:
+        advice = "leave gpus_per_actor at 0 to run on CPUs, or join a cluster with GPUs (placement.address)"
+    return (
+        f"Placement asks for {placement.actors} actors with {field}={each:g}, that is {need:g} {kind}s, but the cluster "
+        f"has {have:g}: {advice}."
+    )
+
+
+def options(placement: Placement, group: PlacementGroup, i: int) -> dict[str, Any]:
+    """Ray options of client actor ``i``."""
+    bundle = i if placement.gpus_per_actor == 0 else i // per_gpu(placement)
+    threads = str(placement.threads)
+    return {
+        "num_cpus": placement.cpus_per_actor,
+        "num_gpus": placement.gpus_per_actor,
+        "max_restarts": 0,      # a new actor would miss the form and the rows: the fleet starts its own
+        "scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle),
+        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
+    }

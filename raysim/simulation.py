@@ -1,0 +1,149 @@
+"""Simulation: one experiment, checked when it is built."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from pydantic import Field
+from torch import nn
+
+from raysim.core import streams
+from raysim.core.cohorts import Shards
+from raysim.core.execution import Execution
+from raysim.core.interfaces import Data, Dataset, Model, Partition, Rule
+from raysim.core.local import Local
+from raysim.core.placement import Placement
+from raysim.core.plugin import ConfigError, Count, CountOrZero, Plugin
+from raysim.rules import Averaging
+
+if TYPE_CHECKING:
+    from raysim.result import Result
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulation(Plugin):
+    """One experiment: who has which data, how clients train, what they exchange, and where it runs.
+
+    Paper: none.
+
+    Args:
+        data: the data set.
+        partition: how its examples are dealt to clients.
+        model: the network.
+        local: local training.
+        rule: the aggregation rule.
+        cohort: clients per round, as a number or a fraction, drawn without replacement; None for all.
+        rounds: communication rounds.
+        seed: of the partition, the initial model, cohorts and batches.
+        evaluate_every: rounds between evaluations on the test set (the first and last round are always evaluated).
+        checkpoint_every: rounds between checkpoints; 0 for one at the end only.
+        execution: how local training is computed.
+        placement: where clients live.
+        name: of the run's folder; the experiment file's name if empty.
+    """
+
+    data: Data
+    partition: Partition
+    model: Model
+    local: Local
+    rule: Rule = dataclasses.field(default_factory=Averaging)
+    cohort: Count | Fraction | None = None
+    rounds: Count = 100
+    seed: CountOrZero = 0
+    evaluate_every: Count = 1
+    checkpoint_every: CountOrZero = 0
+    execution: Execution = dataclasses.field(default_factory=Execution)
+    placement: Placement = dataclasses.field(default_factory=Placement)
+    name: str = ""
+
+    def check(self) -> None:
+        """A cohort no larger than the clients, where the partition says how many there are."""
+        clients = getattr(self.partition, "clients", None)
+        if isinstance(clients, int):
+            self.cohort_size(clients)
+
+    def cohort_size(self, clients: int) -> int:
+        """Clients per round out of ``clients``."""
+        if self.cohort is None:
+            return clients
+        if isinstance(self.cohort, float):
+            return max(1, round(self.cohort * clients))
+        if self.cohort > clients:
+            raise ConfigError(
+                f"Simulation.cohort is {self.cohort}, but there are only {clients} clients. Use at most {clients}, "
+                "a fraction such as 0.1, or leave it out to let all clients take part."
+            )
+        return self.cohort
+
+    def load(self) -> tuple[Dataset, Shards]:
+        """The data with its training examples stored client after client, and each client's share."""
+        dataset = self.data.load()
+        indices = self.partition.split(dataset, self.seed)
+        shards, order = Shards.of(indices)
+        empty = np.flatnonzero(shards.sizes_N == 0)
+        if len(empty):
+            raise ConfigError(
+                f"{len(empty)} of {shards.number} clients have no examples (client {empty[0]} first). Use fewer "
+                "clients, more data or a partition that leaves nobody empty (a larger alpha, min_examples=1)."
+            )
+        self.cohort_size(shards.number)
+        if len(order) == len(dataset.x_train) and (np.diff(order) == 1).all():
+            return dataset, shards
+        groups = None if dataset.groups is None else dataset.groups[order]
+        x, y = dataset.x_train[order], dataset.y_train[order]
+        return dataclasses.replace(dataset, x_train=x, y_train=y, groups=groups), shards
+
+    def initial_model(self, dataset: Dataset | None = None) -> nn.Module:
+        """The network as every run with this seed starts it."""
+        with streams.torch_default(streams.key(self.seed, "model")):
+            return self.model.build(self.data.load() if dataset is None else dataset)
+
+    def run(self, folder: str | Path | None = "auto", *, progress: bool = False) -> Result:
+        """Run the experiment.
+
+        Args:
+            folder: what to write it into; "auto" makes ``runs/<name>-<n>``, None writes nothing.
+            progress: show a progress bar and a closing table.
+
+        Returns:
+            The result: metrics, final model, figures.
+
+        Raises:
+            ConfigError: the experiment does not fit the machine or the data.
+            ClientError: a client's code failed.
+        """
+        from raysim.runtime.drive import drive
+
+        return drive(self, folder, progress=progress)
+
+    def to_yaml(self) -> str:
+        """The experiment as a file that ``raysim run`` takes, every field written out."""
+        from raysim.spec import dump
+
+        return dump(self)
+
+    @classmethod
+    def from_yaml(cls, text: str, overrides: list[str] | None = None, name: str = "") -> Simulation:
+        """The experiment a YAML text describes.
+
+        Args:
+            text: YAML; plug-ins are mappings with a ``name`` and their fields.
+            overrides: changes as ``dotted.path=value``.
+            name: used where the text has no name of its own.
+
+        Raises:
+            ConfigError: naming the field, what was got and what is allowed.
+        """
+        from raysim.spec import load
+
+        return load(text, overrides or [], name)
+
+    def replaced(self, **fields: Any) -> Simulation:
+        """A copy with some fields changed, checked again."""
+        return dataclasses.replace(self, **fields)
