@@ -15,7 +15,6 @@ import raysim.data
 import raysim.data.partitions
 import raysim.models
 import raysim.optimizers
-import raysim.optimizers.schedules
 import raysim.rules
 from raysim.core.interfaces import Data, Loss, Model, Optimizer, Partition, Rule
 from raysim.core.losses import CrossEntropy, SquaredError
@@ -41,7 +40,7 @@ def classes(kind: type[Plugin]) -> dict[str, type[Plugin]]:
         Partition: raysim.data.partitions,
         Model: raysim.models,
         Optimizer: raysim.optimizers,
-        Schedule: raysim.optimizers.schedules,
+        Schedule: raysim.optimizers,
         Rule: raysim.rules,
     }
     if kind is Loss:

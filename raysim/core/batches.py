@@ -6,6 +6,7 @@ step does not exist. A batch shorter than the others' is padded with examples of
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -66,26 +67,54 @@ class Batches:
         ids_C: clients, ordered by decreasing number of steps.
         key_C: their keys for this round.
         width: pad every batch to this many examples (None: the largest batch here).
+        dropout: give each step keys for the network's own randomness.
     """
 
     def __init__(
-        self, local: Local, examples: Examples, ids_C: np.ndarray, key_C: Tensor, width: int | None = None
+        self,
+        local: Local,
+        examples: Examples,
+        ids_C: np.ndarray,
+        key_C: Tensor,
+        width: int | None = None,
+        dropout: bool = False,
     ) -> None:
-        self.examples, self.key_C = examples, key_C
-        start, sizes = examples.shards.start_N[ids_C], examples.shards.sizes_N[ids_C]
+        self.examples, self.key_C, self.size_C = examples, key_C, examples.shards.sizes_N[ids_C]
+        self.dropout, self.augment = dropout, None if local.batch_size is None else examples.augment
+        start, sizes = examples.shards.start_N[ids_C], self.size_C
         self.steps_C = local.steps_of(sizes)
         self.steps = int(self.steps_C.max(initial=0))
         self.full = local.batch_size is None
         batch = int(sizes.max()) if local.batch_size is None else min(local.batch_size, int(sizes.max()))
         self.width = width or batch
         self._fixed: Batch | None = None
-        self._buffers: tuple[Tensor, Tensor] | None = None
-        device = examples.x.device
+        self.weight_CKB: Tensor | None = None
         if self.full:
-            position = torch.arange(self.width, device=device).expand(len(ids_C), 1, -1)
-            self._index(position, position, start, sizes)
+            place_CKB = torch.arange(self.width, device=key_C.device).expand(len(ids_C), 1, -1)
+            chosen_CKB = place_CKB
         else:
-            self._index(*self._positions(local, sizes), start, sizes)
+            place_CKB, chosen_CKB = self._positions(local, sizes)
+        if self._padded() or self.width != batch:
+            size = torch.from_numpy(sizes).to(key_C.device)[:, None, None]
+            valid_CKB = place_CKB < size
+            self.weight_CKB = (valid_CKB / valid_CKB.sum(-1, keepdim=True)).to(torch.float32)
+            chosen_CKB = torch.where(valid_CKB, chosen_CKB, 0)
+        self.index_CKB = chosen_CKB + torch.from_numpy(start).to(key_C.device)[:, None, None]
+
+    def _padded(self) -> bool:
+        """Whether some batch is smaller than the width."""
+        return bool((self.size_C != self.width).any() if self.full else (self.size_C % self.width).any())
+
+    def part(self, a: int, b: int, width: int | None = None) -> Batches:
+        """The batches of clients a..b-1, no longer and no wider than they need (or as wide as asked)."""
+        part = copy.copy(self)
+        part.size_C, part.steps_C, part.key_C = self.size_C[a:b], self.steps_C[a:b], self.key_C[a:b]
+        part.steps, part.width = int(part.steps_C.max(initial=0)), width or min(self.width, int(part.size_C.max()))
+        cut = (slice(a, b), slice(None) if self.full else slice(part.steps), slice(part.width))
+        part.index_CKB = self.index_CKB[cut]
+        if self.weight_CKB is not None:
+            part.weight_CKB = self.weight_CKB[cut] if part._padded() else None
+        return part
 
     def _positions(self, local: Local, sizes_C: np.ndarray) -> tuple[Tensor, Tensor]:
         """Places in the epoch's order, and in the client's data, of every example of every step: [C, K, B] each."""
@@ -100,7 +129,8 @@ class Batches:
         if not local.shuffle or self.steps == 0:
             return place_CKB, place_CKB
         epochs = int(epoch_CK.max()) + 1
-        draw = streams.bits(streams.key(self.key_C, "order"), epochs, longest)
+        key_CE = streams.key(self.key_C[:, None], "order", torch.arange(epochs, device=device))
+        draw = streams.bits(key_CE, longest)       # a client's draws know nothing of the stack it is in
         if (sizes_C != longest).any():
             beyond = torch.arange(longest, device=device) >= torch.from_numpy(sizes_C).to(device)[:, None, None]
             draw.masked_fill_(beyond, torch.iinfo(torch.int64).max)
@@ -108,18 +138,6 @@ class Batches:
         flat = order_CEM.view(len(sizes_C), -1)
         at = epoch_CK[..., None] * longest + place_CKB.clamp(max=longest - 1)
         return place_CKB, flat.gather(1, at.view(len(sizes_C), -1)).view_as(at)
-
-    def _index(self, place_CKB: Tensor, chosen_CKB: Tensor, start_C: np.ndarray, sizes_C: np.ndarray) -> None:
-        """Rows of the training set, and weights, of every step."""
-        device = self.key_C.device
-        start = torch.from_numpy(start_C).to(device)[:, None, None]
-        size = torch.from_numpy(sizes_C).to(device)[:, None, None]
-        valid_CKB = place_CKB < size
-        self.weight_CKB = None
-        if not bool(valid_CKB.all()):
-            self.weight_CKB = valid_CKB / valid_CKB.sum(-1, keepdim=True)
-            chosen_CKB = torch.where(valid_CKB, chosen_CKB, 0)
-        self.index_CKB = start + chosen_CKB
 
     def active(self, step: int) -> int:
         """How many clients, from the first, train at ``step``."""
@@ -133,16 +151,18 @@ class Batches:
         else:
             batch = self._gather(self.index_CKB[:rows, 0 if self.full else step], rows, 0 if self.full else step)
             self._fixed = batch if self.full and rows == len(self.steps_C) else None
-        batch.key_C = streams.key(self.key_C[:rows], "step", step)
-        if self.examples.augment is not None and not self.full:
-            batch.x_CB = self.examples.augment(batch.x_CB, streams.key(batch.key_C, "augment"))
+        if self.dropout or self.augment:
+            key_C = streams.key(self.key_C[:rows], "step", step)
+            batch.key_C = key_C if self.dropout else None
+            if self.augment:
+                batch.x_CB = self.augment(batch.x_CB, streams.key(key_C, "augment"))
         return batch
 
     def _gather(self, index_CB: Tensor, rows: int, step: int) -> Batch:
         flat, shape = index_CB.reshape(-1), index_CB.shape
         x = self.examples.x.index_select(0, flat).view(*shape, *self.examples.x.shape[1:])
         y = self.examples.y.index_select(0, flat).view(*shape, *self.examples.y.shape[1:])
-        weight = None if self.weight_CKB is None else self.weight_CKB[:rows, step].to(torch.float32)
+        weight = None if self.weight_CKB is None else self.weight_CKB[:rows, step]
         return Batch(x, y, weight)
 
 

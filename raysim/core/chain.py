@@ -97,12 +97,9 @@ class Chain:
 
     def _loss(self, out_CBO: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Loss [C] and its gradient with respect to the last layer's output, [C, B, out]."""
-        C, B = out_CBO.shape[:2]
-        loss_CB = self.loss.per_example(out_CBO.flatten(0, 1), batch.y_CB.flatten(0, 1)).view(C, B)
-        grad_CBO = self.loss.gradient(out_CBO, batch.y_CB)
-        assert grad_CBO is not None
+        loss_CB, grad_CBO = self.loss.with_gradient(out_CBO, batch.y_CB)
         if batch.weight_CB is None:
-            return loss_CB.mean(1), grad_CBO.mul_(1 / B)
+            return loss_CB.mean(1), grad_CBO.mul_(1 / loss_CB.shape[1])
         return (loss_CB * batch.weight_CB).sum(1), grad_CBO.mul_(batch.weight_CB.unsqueeze(-1))
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raysim.core import streams
-from raysim.core.batches import Batch, Batches, whole
+from raysim.core.batches import Batch, whole
+from raysim.core.cohorts import Plan
 from raysim.core.plugin import at_round
 
 if TYPE_CHECKING:
@@ -46,17 +46,16 @@ class Cohort:
 
     Args:
         host: where they live.
-        round: this round.
-        ids_C: the clients.
-        weight_C: their weights (number of examples).
+        plan: the host's part of the round.
+        begin: first of the block's clients in the plan.
+        end: one past the last.
     """
 
-    def __init__(self, host: Host, round: int, ids_C: np.ndarray, weight_C: np.ndarray) -> None:
-        self._host = host
-        self.round, self.ids_C, self.weight_C = round, ids_C, weight_C
-        self.state = State(host, ids_C)
+    def __init__(self, host: Host, plan: Plan, begin: int, end: int) -> None:
+        self._host, self._plan, self._begin = host, plan, begin
+        self.round, self.ids_C, self.weight_C = plan.round, plan.ids_C[begin:end], plan.weight_C[begin:end]
+        self.state = State(host, self.ids_C)
         self.reports: dict[str, Tensor] = {}
-        self.key_C = streams.key(host.seed, round, "client", torch.from_numpy(ids_C).to(host.device))
 
     def __len__(self) -> int:
         return len(self.ids_C)
@@ -76,7 +75,7 @@ class Cohort:
         def attempt(a: int, b: int) -> Tensor:
             x = x_CP[a:b].copy_(start if start.dim() == 1 else start[a:b])
             state = {n: r[a:b].clone() for n, r in kept.items()} if copies else {n: r[a:b] for n, r in kept.items()}
-            batches = Batches(local, host.examples, self.ids_C[a:b], self.key_C[a:b], host.width)
+            batches = host.batches(self._plan, self._begin + a, self._begin + b)
             rows = state if local.keep_state else optimizer.init(x)
             loss_C = host.trainer.train(x, rows, batches, optimizer, lr)
             for name, value in state.items() if copies else ():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,7 @@ class Shards:
         """Number of clients."""
         return len(self.start_N) - 1
 
-    @property
+    @functools.cached_property
     def sizes_N(self) -> np.ndarray:
         """Examples of each client."""
         return np.diff(self.start_N)

@@ -26,6 +26,7 @@ from raysim.core.task import Task
 from raysim.core.training import Trainer
 
 T = TypeVar("T")
+DRAW = 1 << 20      # examples whose places are drawn at once: few calls, and no more than some megabytes
 CHUNK = 1000        # test examples evaluated at once; results are summed in the order of chunks
 
 
@@ -97,6 +98,7 @@ class Host:
         self.stack: int | None = None
         self.width = self._fixed_width() if setup.form == "compiled" else None
         self._buffer = torch.empty(0, self.task.P)
+        self._drawn: tuple[np.ndarray, int, int, Batches] | None = None
 
     def _fixed_width(self) -> int:
         largest = int(self.examples.shards.sizes_N.max())
@@ -123,8 +125,7 @@ class Host:
         partial, tree = Partial(), Tree(plan.blocks)
         reports: dict[str, list[Tensor]] = {}
         for b in range(len(plan.bounds) - 1):
-            piece = slice(int(plan.bounds[b]), int(plan.bounds[b + 1]))
-            cohort = Cohort(self, plan.round, plan.ids_C[piece], plan.weight_C[piece])
+            cohort = Cohort(self, plan, int(plan.bounds[b]), int(plan.bounds[b + 1]))
             result = self._call(function, cohort, shared)
             cohort.state.commit()
             for name, value_C in cohort.reports.items():
@@ -162,7 +163,7 @@ class Host:
         """Which client failed: each is tried alone; a failure of the stack as such names them all."""
         who = f"clients {cohort.ids_C[0]}..{cohort.ids_C[-1]} (as one stack; none of them alone)"
         for c, i in enumerate(cohort.ids_C):
-            alone = Cohort(self, cohort.round, cohort.ids_C[c : c + 1], cohort.weight_C[c : c + 1])
+            alone = Cohort(self, cohort._plan, cohort._begin + c, cohort._begin + c + 1)
             try:
                 function(alone, *(_row(v, c, len(cohort)) for v in shared))
             except Exception as own:
@@ -170,6 +171,20 @@ class Host:
                 break
         trace = "".join(traceback.format_exception(error, chain=False)).rstrip()
         return f"{type(error).__name__} for {who} in round {cohort.round}: {error}\n\n{trace}"
+
+    def batches(self, plan: Plan, begin: int, end: int) -> Batches:
+        """This round's batches of clients begin..end-1 of the plan, drawn for many blocks at once."""
+        if self._drawn is None or self._drawn[0] is not plan.ids_C or not self._drawn[1] <= begin < end <= self._drawn[2]:
+            sizes = self.examples.shards.sizes_N[plan.ids_C[begin:]]
+            numbers = self.local.steps_of(sizes) * np.minimum(sizes, self.local.batch_size or sizes)
+            many = int(np.searchsorted(np.cumsum(numbers), DRAW))
+            last = max(end, min(len(plan.ids_C), begin + many))
+            ids = plan.ids_C[begin:last]
+            key_C = streams.key(self.seed, plan.round, "client", torch.from_numpy(ids).to(self.device))
+            drawn = Batches(self.local, self.examples, ids, key_C, self.width, bool(self.task.dropouts))
+            self._drawn = (plan.ids_C, begin, last, drawn)
+        _, first, _, drawn = self._drawn
+        return drawn.part(begin - first, end - first, self.width)
 
     # ---- training buffers ------------------------------------------------------------------------------------
 
@@ -218,30 +233,27 @@ class Host:
     def time_form(self, form: str, plan: Plan, x_P: Tensor) -> float:
         """Seconds that the first block's local training takes in a form, once warm; infinity where it fails."""
         before, self.trainer = self.trainer, Trainer(self.task, form)
-        ids = plan.ids_C[: plan.bounds[1]]
-        self.width = self._fixed_width() if form == "compiled" else None
+        self.width, self._drawn = self._fixed_width() if form == "compiled" else None, None
         try:
             for _ in range(2):
                 begin = time.perf_counter()
-                self._train_once(ids, x_P.to(self.device))
+                self._train_once(plan, x_P.to(self.device))
             return time.perf_counter() - begin
         except (RuntimeError, NotImplementedError, AssertionError, ValueError):
             return float("inf")
         finally:
-            self.trainer, self.width = before, None
+            self.trainer, self.width, self._drawn = before, None, None
 
-    def _train_once(self, ids: np.ndarray, x_P: Tensor) -> None:
-        key_C = streams.key(self.seed, 0, "client", torch.from_numpy(ids).to(self.device))
-        x_CP = self.buffer(len(ids)).copy_(x_P)
-        optimizer = self.local.optimizer
-        batches = Batches(self.local, self.examples, ids, key_C, self.width)
-        self.trainer.train(x_CP, optimizer.init(x_CP), batches, optimizer, 0.0)
+    def _train_once(self, plan: Plan, x_P: Tensor) -> None:
+        rows = int(plan.bounds[1])
+        x_CP, optimizer = self.buffer(rows).copy_(x_P), self.local.optimizer
+        self.trainer.train(x_CP, optimizer.init(x_CP), self.batches(plan, 0, rows), optimizer, 0.0)
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
     def set_form(self, form: str) -> None:
         """Train in this form from here on."""
-        self.trainer = Trainer(self.task, form)
+        self.trainer, self._drawn = Trainer(self.task, form), None
         self.width = self._fixed_width() if form == "compiled" else None
 
 

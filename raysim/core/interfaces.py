@@ -32,9 +32,9 @@ class Loss(Plugin):
         """Loss of each example: ``out`` [B, ...], ``y`` [B, ...] -> [B]."""
         raise NotImplementedError
 
-    def gradient(self, out: Tensor, y: Tensor) -> Tensor | None:
-        """d loss / d out, in closed form, any number of leading axes; None where there is none (then autograd serves)."""
-        return None
+    def with_gradient(self, out: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss of each example and d loss / d out in closed form, any number of leading axes: [..., outputs] -> [...]."""
+        raise NotImplementedError
 
     def hits(self, out: Tensor, y: Tensor) -> Tensor | None:
         """Share of right answers of each example [B], or None where accuracy has no meaning."""

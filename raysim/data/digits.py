@@ -39,7 +39,7 @@ class Digits(Data):
         test: images kept for the test, 10 to 1000.
 
     Paper: Alpaydin, Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998,
-    https://doi.org/10.24432/C50P49
+    https://archive.ics.uci.edu/ml/datasets/optical+recognition+of+handwritten+digits
     """
 
     copies: Count = 1
