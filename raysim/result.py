@@ -38,7 +38,13 @@ class Result:
         folder: Path | None = None,
         seconds: float = 0.0,
     ) -> None:
-        self.simulation, self.status, self.x_P, self.folder, self.seconds = simulation, status, x_P, folder, seconds
+        self.simulation, self.status, self.x_P, self.folder, self.seconds = (
+            simulation,
+            status,
+            x_P,
+            folder,
+            seconds,
+        )
         self.metrics = pd.DataFrame(rows)
 
     def model(self) -> nn.Module:
@@ -67,14 +73,18 @@ class Result:
     @property
     def label(self) -> str:
         """Name of the run in figures and tables."""
-        return self.folder.name if self.folder else self.simulation.name or type(self.simulation.rule).__name__
+        return (
+            self.folder.name if self.folder else self.simulation.name or type(self.simulation.rule).__name__
+        )
 
     def save_figures(self) -> list[Path]:
         """Write the learning curves into the run's folder; returns the files."""
         from raysim.report.plots import overview
 
         if self.folder is None:
-            raise ConfigError("This run has no folder for figures. Give run() one, or save plot()'s figure yourself.")
+            raise ConfigError(
+                "This run has no folder for figures. Give run() one, or save plot()'s figure yourself."
+            )
         file = self.folder / "figures" / "learning_curve.png"
         file.parent.mkdir(exist_ok=True)
         overview({self.label: self.metrics}).savefig(file, dpi=150)
@@ -94,7 +104,9 @@ class Result:
         status = folders.read_status(path)
         last = checkpoint.latest(path)
         if last is None:
-            raise ConfigError(f"The run in {path} has written no checkpoint yet (status: {status['status']}).")
+            raise ConfigError(
+                f"The run in {path} has written no checkpoint yet (status: {status['status']})."
+            )
         simulation = Simulation.from_yaml((path / "experiment.yaml").read_text())
         rows = folders.read_metrics(path)
         return cls(simulation, status["status"], rows, last.server().x_P, path, status["seconds"])

@@ -28,7 +28,9 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*\.?\d*([eE][-+]?\d+)|\d[\d_]*\.\d*|\.\d+([eE][-+]?\d+)?|\.(inf|Inf|INF)|\.(nan|NaN))$"),
+    re.compile(
+        r"^[-+]?(\d[\d_]*\.?\d*([eE][-+]?\d+)|\d[\d_]*\.\d*|\.\d+([eE][-+]?\d+)?|\.(inf|Inf|INF)|\.(nan|NaN))$"
+    ),
     list("-+0123456789."),
 )
 
@@ -64,7 +66,9 @@ def load(text: str, overrides: list[str], name: str = "") -> Simulation:
     except yaml.YAMLError as error:
         raise ConfigError(f"The experiment is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"An experiment is a mapping of fields (data, partition, model, ...), got {shown(tree)}.")
+        raise ConfigError(
+            f"An experiment is a mapping of fields (data, partition, model, ...), got {shown(tree)}."
+        )
     for override in overrides:
         _override(tree, override)
     if name and not tree.get("name"):
@@ -101,12 +105,19 @@ def build(cls: type[Plugin], tree: dict[str, Any], where: str, named: bool = Tru
     given = {k: v for k, v in tree.items() if not (named and k == "name")}
     for field in given:
         if field not in hints:
-            raise ConfigError(f"{where}: {cls.__name__} has no field {field!r}. {_nearest(field, list(hints))}")
-    values = {f: _value(hints[f], v, f if where == "experiment" else f"{where}.{f}") for f, v in given.items()}
+            raise ConfigError(
+                f"{where}: {cls.__name__} has no field {field!r}. {_nearest(field, list(hints))}"
+            )
+    given = {f: _with_default_name(cls, f, v) for f, v in given.items()}
+    values = {
+        f: _value(hints[f], v, f if where == "experiment" else f"{where}.{f}") for f, v in given.items()
+    }
     needed = [
         f.name
-        for f in dataclasses.fields(cls)
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and f.name not in values
+        for f in _fields(cls)
+        if f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+        and f.name not in values
     ]
     if needed:
         raise ConfigError(f"{where}: {cls.__name__} needs {' and '.join(needed)}.")
@@ -114,6 +125,20 @@ def build(cls: type[Plugin], tree: dict[str, Any], where: str, named: bool = Tru
         return cls(**values)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+def _fields(cls: type[Plugin]) -> tuple[dataclasses.Field, ...]:
+    return dataclasses.fields(cls)  # type: ignore[arg-type]  # every plug-in is a dataclass, its base alone is not
+
+
+def _with_default_name(cls: type[Plugin], field: str, value: Any) -> Any:
+    """Fields given for a part that is not named are meant for the part that stands there by default."""
+    if not isinstance(value, dict) or "name" in value:
+        return value
+    factory = next((f.default_factory for f in _fields(cls) if f.name == field), dataclasses.MISSING)
+    default = None if factory is dataclasses.MISSING else factory()
+    known = isinstance(default, Plugin) and type(default).__mro__[1] is not Plugin
+    return {"name": type(default).__name__, **value} if known else value
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:
@@ -136,7 +161,11 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     name = value["name"]
     if name not in choices:
         kind = " or ".join(k.__name__.lower() for k in wanted)
-        raise ConfigError(f"{where}: there is no {kind} {name!r}. {_nearest(str(name), list(choices))}")
+        others = [a for a in typing.get_args(hint) if a is not type(None) and not plugins_in(a)]
+        plain = "A plain value is allowed too. " if others else ""
+        raise ConfigError(
+            f"{where}: there is no {kind} {name!r}. {plain}{_nearest(str(name), list(choices))}"
+        )
     return build(choices[name], value, where)
 
 

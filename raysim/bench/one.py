@@ -16,7 +16,9 @@ from raysim.runtime.coordinator import Coordinator
 WARM = 3
 
 
-def measure(name: str, actors: int, form: str = "auto", block: int | None = None, rounds: int | None = None) -> dict[str, Any]:
+def measure(
+    name: str, actors: int, form: str = "auto", block: int | None = None, rounds: int | None = None
+) -> dict[str, Any]:
     """Client updates per second of a workload, and what they took."""
     from dataclasses import replace
 
@@ -37,7 +39,7 @@ def measure(name: str, actors: int, form: str = "auto", block: int | None = None
             placing.connect(sim.placement)
         outcome = Coordinator(sim, None, watch=watch).run()
         total = time.perf_counter() - began
-        time.sleep(0.6)                 # one more sample of memory
+        time.sleep(0.6)  # one more sample of memory
     (u0, s0), (u1, s1) = marks[WARM - 1], marks[-1]
     return {
         "workload": name, "actors": actors, "form": outcome.form, "block": outcome.block,

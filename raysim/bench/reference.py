@@ -27,7 +27,7 @@ class Loop:
         self.x, self.y = torch.from_numpy(x).view(*shape, *w.shape), torch.from_numpy(y).view(shape)
         with streams.torch_default(streams.key(0, "model")):
             self.model = w.network()
-        self.params = list(self.model.parameters())
+        self.params: list[Tensor] = list(self.model.parameters())
         self.velocity = [self._zeros() for _ in range(w.clients)] if w.momentum else []
 
     def _zeros(self) -> list[Tensor]:
@@ -67,6 +67,9 @@ def rate(w: Workload, rounds: int, warm: int = 1) -> float:
         if r == warm:
             begin = time.perf_counter()
         size = (w.clients, w.cohort)
-        loop.round(np.arange(w.clients).tolist() if size[0] == size[1] else
-                   streams.choice(streams.key(0, r, "cohort"), *size).tolist())
+        loop.round(
+            np.arange(w.clients).tolist()
+            if size[0] == size[1]
+            else streams.choice(streams.key(0, r, "cohort"), *size).tolist()
+        )
     return rounds * w.cohort / (time.perf_counter() - begin)

@@ -80,7 +80,7 @@ def arrays(w: Workload) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and labels: uniform with unit variance, ten classes."""
     n, width = w.clients * w.per_client, int(np.prod(w.shape))
     x = torch.empty(n, width)
-    for a in range(0, n, 4096):     # in pieces, for the hash works in 64-bit integers
+    for a in range(0, n, 4096):  # in pieces, for the hash works in 64-bit integers
         rows = torch.arange(a, min(n, a + 4096))
         x[rows] = (streams.uniform(streams.key(0, "bench", rows), width) - 0.5) * 12**0.5
     return x.numpy().reshape(n, *w.shape), streams.integers(streams.key(0, "labels"), 10, n).numpy()

@@ -1,0 +1,1 @@
+"""Pure tensors: no Ray, no files, no global random state."""

@@ -7,7 +7,7 @@ step does not exist. A batch shorter than the others' is padded with examples of
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,7 +99,8 @@ class Batches:
             valid_CKB = place_CKB < size
             self.weight_CKB = (valid_CKB / valid_CKB.sum(-1, keepdim=True)).to(torch.float32)
             chosen_CKB = torch.where(valid_CKB, chosen_CKB, 0)
-        self.index_CKB = chosen_CKB + torch.from_numpy(start).to(key_C.device)[:, None, None]
+        index_CKB = chosen_CKB + torch.from_numpy(start).to(key_C.device)[:, None, None]
+        self.index_KCB = index_CKB.transpose(0, 1).contiguous()  # a step's indices side by side
 
     def _padded(self) -> bool:
         """Whether some batch is smaller than the width."""
@@ -109,11 +110,14 @@ class Batches:
         """The batches of clients a..b-1, no longer and no wider than they need (or as wide as asked)."""
         part = copy.copy(self)
         part.size_C, part.steps_C, part.key_C = self.size_C[a:b], self.steps_C[a:b], self.key_C[a:b]
-        part.steps, part.width = int(part.steps_C.max(initial=0)), width or min(self.width, int(part.size_C.max()))
-        cut = (slice(a, b), slice(None) if self.full else slice(part.steps), slice(part.width))
-        part.index_CKB = self.index_CKB[cut]
+        part.steps, part.width = (
+            int(part.steps_C.max(initial=0)),
+            width or min(self.width, int(part.size_C.max())),
+        )
+        steps = slice(None) if self.full else slice(part.steps)
+        part.index_KCB = self.index_KCB[steps, a:b, : part.width]
         if self.weight_CKB is not None:
-            part.weight_CKB = self.weight_CKB[cut] if part._padded() else None
+            part.weight_CKB = self.weight_CKB[a:b, steps, : part.width] if part._padded() else None
         return part
 
     def _positions(self, local: Local, sizes_C: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -123,16 +127,20 @@ class Batches:
         per_epoch_C1 = torch.from_numpy(-(-sizes_C // local.batch_size)).to(device)[:, None]
         step_K = torch.arange(self.steps, device=device)
         epoch_CK = step_K // per_epoch_C1
-        place_CKB = (step_K % per_epoch_C1)[..., None] * local.batch_size + torch.arange(self.width, device=device)
-        if self.width > local.batch_size:      # beyond the batch there is only padding
+        place_CKB = (step_K % per_epoch_C1)[..., None] * local.batch_size + torch.arange(
+            self.width, device=device
+        )
+        if self.width > local.batch_size:  # beyond the batch there is only padding
             place_CKB[..., local.batch_size :] = longest
         if not local.shuffle or self.steps == 0:
             return place_CKB, place_CKB
         epochs = int(epoch_CK.max()) + 1
         key_CE = streams.key(self.key_C[:, None], "order", torch.arange(epochs, device=device))
-        draw = streams.bits(key_CE, longest)       # a client's draws know nothing of the stack it is in
+        draw = streams.bits(key_CE, longest)  # a client's draws know nothing of the stack it is in
         if (sizes_C != longest).any():
-            beyond = torch.arange(longest, device=device) >= torch.from_numpy(sizes_C).to(device)[:, None, None]
+            beyond = (
+                torch.arange(longest, device=device) >= torch.from_numpy(sizes_C).to(device)[:, None, None]
+            )
             draw.masked_fill_(beyond, torch.iinfo(torch.int64).max)
         order_CEM = torch.argsort(draw, dim=-1, stable=True)
         flat = order_CEM.view(len(sizes_C), -1)
@@ -143,13 +151,24 @@ class Batches:
         """How many clients, from the first, train at ``step``."""
         return int(np.searchsorted(-self.steps_C, -step, side="left"))
 
+    def segments(self) -> Iterator[tuple[int, range]]:
+        """(clients, steps): stretches of steps through which the same first clients train."""
+        first = 0
+        while first < self.steps:
+            clients = self.active(first)
+            last = int(self.steps_C[clients - 1])
+            yield clients, range(first, last)
+            first = last
+
     def at(self, step: int) -> Batch:
         """The batch of the clients that train at ``step``."""
         rows = self.active(step)
         if self.full and self._fixed is not None:
             batch = self._fixed.rows(0, rows)
         else:
-            batch = self._gather(self.index_CKB[:rows, 0 if self.full else step], rows, 0 if self.full else step)
+            batch = self._gather(
+                self.index_KCB[0 if self.full else step, :rows], rows, 0 if self.full else step
+            )
             self._fixed = batch if self.full and rows == len(self.steps_C) else None
         if self.dropout or self.augment:
             key_C = streams.key(self.key_C[:rows], "step", step)

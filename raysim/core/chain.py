@@ -1,8 +1,8 @@
 """Chains of linear layers, trained in place: the backward pass writes where the optimiser wants the gradient.
 
-For z_l = h_{l-1} W_l^T + b_l, h_l = phi(z_l) the gradient of W_l is (dL/dz_l)^T h_{l-1}: one batched product per layer for
-a whole stack of clients, which ``baddbmm`` can scale and add straight into the weights (SGD) or the momentum. No
-gradient is ever stored, no graph is built. On a CPU that is the fastest form for such networks.
+For z_l = h_{l-1} W_l^T + b_l, h_l = phi(z_l) the gradient of W_l is (dL/dz_l)^T h_{l-1}: one batched product per layer
+for a whole stack of clients, which ``baddbmm`` can scale and add straight into the weights or the momentum. No gradient
+is ever stored, no graph is built. On a CPU that is the fastest form for such networks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,12 @@ from raysim.core.batches import Batch
 from raysim.core.interfaces import Loss
 from raysim.core.losses import CrossEntropy, SquaredError
 
-ACTIVATIONS = (nn.ReLU, nn.Tanh, nn.Sigmoid)
+ACTIVATIONS = {
+    nn.ReLU: (torch.relu_, lambda grad, output: torch.ops.aten.threshold_backward(grad, output, 0)),
+    nn.Tanh: (torch.tanh_, torch.ops.aten.tanh_backward),
+    nn.Sigmoid: (torch.sigmoid_, torch.ops.aten.sigmoid_backward),
+}
+"""In place, and the gradient before it from (gradient behind it, its output)."""
 
 
 @dataclass(frozen=True)
@@ -68,43 +73,43 @@ class Chain:
         alpha: float,
         batch: Batch,
     ) -> Tensor:
-        """target <- beta target + alpha gradient for every layer; returns the loss [C] at the weights before."""
-        inputs, out_CBO = self._forward(weights, batch.x_CB)
-        loss_C, z_CBO = self._loss(out_CBO, batch)
+        """Target <- beta target + alpha gradient for every layer; returns the loss [C] at the weights before."""
+        inputs, out_COB = self._forward(weights, batch.x_CB)
+        loss_C, z_COB = self._loss(out_COB, batch)
         for l in range(len(self.layers) - 1, -1, -1):
             weight, target = weights[l][0], targets[l]
-            below_CBI = torch.bmm(z_CBO, weight) if l else None       # before the weight may change
-            target[0].baddbmm_(z_CBO.mT, inputs[l], beta=beta, alpha=alpha)
+            below_CBI = torch.bmm(z_COB.mT, weight) if l else None  # before the weight may change
+            target[0].baddbmm_(z_COB, inputs[l], beta=beta, alpha=alpha)
             if target[1] is not None:
-                _add_scaled(target[1], z_CBO.sum(1), beta, alpha)
+                _add_scaled(target[1], z_COB.sum(2), beta, alpha)
             if below_CBI is not None:
-                z_CBO = _through(self.layers[l - 1].activation, below_CBI, inputs[l])
+                z_COB = _through(self.layers[l - 1].activation, below_CBI, inputs[l]).mT
         return loss_C
 
-    def _forward(self, weights: list[tuple[Tensor, Tensor | None]], x_CB: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Inputs of every layer [C, B, in] and the last output."""
+    def _forward(
+        self, weights: list[tuple[Tensor, Tensor | None]], x_CB: Tensor
+    ) -> tuple[list[Tensor], Tensor]:
+        """Inputs of every layer [C, B, in] and the last output, [C, out, B]."""
         h, inputs = x_CB.flatten(2), []
-        for layer, (weight, bias) in zip(self.layers, weights, strict=True):
+        for layer, (weight, bias) in zip(self.layers[:-1], weights[:-1], strict=True):
             inputs.append(h)
             h = torch.bmm(h, weight.mT) if bias is None else torch.baddbmm(bias.unsqueeze(1), h, weight.mT)
-            if layer.activation is nn.ReLU:
-                h.relu_()
-            elif layer.activation is nn.Tanh:
-                h.tanh_()
-            elif layer.activation is nn.Sigmoid:
-                h.sigmoid_()
-        return inputs, h
+            if layer.activation is not None:
+                ACTIVATIONS[layer.activation][0](h)
+        weight, bias = weights[-1]
+        out_COB = torch.bmm(weight, h.mT) if bias is None else torch.baddbmm(bias.unsqueeze(2), weight, h.mT)
+        return [*inputs, h], out_COB
 
-    def _loss(self, out_CBO: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Loss [C] and its gradient with respect to the last layer's output, [C, B, out]."""
-        loss_CB, grad_CBO = self.loss.with_gradient(out_CBO, batch.y_CB)
+    def _loss(self, out_COB: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Loss [C] and its gradient with respect to the last layer's output, [C, out, B]."""
+        loss_CB, grad_COB = self.loss.with_gradient(out_COB, batch.y_CB)
         if batch.weight_CB is None:
-            return loss_CB.mean(1), grad_CBO.mul_(1 / loss_CB.shape[1])
-        return (loss_CB * batch.weight_CB).sum(1), grad_CBO.mul_(batch.weight_CB.unsqueeze(-1))
+            return loss_CB.mean(1), grad_COB.mul_(1 / loss_CB.shape[1])
+        return (loss_CB * batch.weight_CB).sum(1), grad_COB.mul_(batch.weight_CB.unsqueeze(1))
 
 
 def _add_scaled(target: Tensor, value: Tensor, beta: float, alpha: float) -> None:
-    """target <- beta target + alpha value; with beta = 0 whatever stood in the target is ignored, as in baddbmm."""
+    """Target <- beta target + alpha value; with beta = 0 whatever stood in the target is ignored, as in baddbmm."""
     if beta == 0:
         torch.mul(value, alpha, out=target)
         return
@@ -115,13 +120,7 @@ def _add_scaled(target: Tensor, value: Tensor, beta: float, alpha: float) -> Non
 
 def _through(activation: type[nn.Module] | None, grad: Tensor, output: Tensor) -> Tensor:
     """Gradient before an activation, from the one behind it and the activation's output."""
-    if activation is nn.ReLU:
-        return torch.ops.aten.threshold_backward(grad, output, 0)
-    if activation is nn.Tanh:
-        return torch.ops.aten.tanh_backward(grad, output)
-    if activation is nn.Sigmoid:
-        return torch.ops.aten.sigmoid_backward(grad, output)
-    return grad
+    return grad if activation is None else ACTIVATIONS[activation][1](grad, output)
 
 
 def find_chain(module: nn.Module, loss: Loss) -> Chain | None:
@@ -137,7 +136,7 @@ def find_chain(module: nn.Module, loss: Loss) -> Chain | None:
         if isinstance(part, nn.Linear):
             layers.append(Layer(part.in_features, part.out_features, part.bias is not None, None, offset))
             offset += sum(p.numel() for p in part.parameters())
-        elif isinstance(part, ACTIVATIONS) and layers and layers[-1].activation is None:
+        elif type(part) in ACTIVATIONS and layers and layers[-1].activation is None:
             layers[-1] = replace(layers[-1], activation=type(part))
         else:
             return None

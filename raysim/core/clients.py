@@ -19,7 +19,7 @@ from raysim.core.host import Partial
 from raysim.core.plugin import ConfigError
 from raysim.core.reduction import Tree
 
-ROWS_LIMIT = 4 << 30       # bytes of client rows that `rows` will gather in one place
+ROWS_LIMIT = 4 << 30  # bytes of client rows that `rows` will gather in one place
 
 
 class Fleet(Protocol):

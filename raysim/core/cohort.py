@@ -1,7 +1,7 @@
 """The clients' side of a rule: k clients at once, wherever they live.
 
-A rule's client function gets a ``Cohort`` (one block) and the shared values the rule passed, and returns rows [k, P]. It
-must not write to shared tensors.
+A rule's client function gets a ``Cohort`` (one block) and the shared values the rule passed, and returns rows [k, P].
+It must not write to shared tensors.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Cohort:
 
     @torch.no_grad()
     def train(self, start: Tensor) -> Tensor:
-        """Local training from ``start`` ([P] for all, or rows [C, P]); returns the trained rows, the caller's to change.
+        """Local training from ``start`` ([P] for all, or rows [C, P]); returns the trained rows, free to change.
 
         The rows live in a buffer of the host that the next block's training reuses.
         """
@@ -74,7 +74,11 @@ class Cohort:
 
         def attempt(a: int, b: int) -> Tensor:
             x = x_CP[a:b].copy_(start if start.dim() == 1 else start[a:b])
-            state = {n: r[a:b].clone() for n, r in kept.items()} if copies else {n: r[a:b] for n, r in kept.items()}
+            state = (
+                {n: r[a:b].clone() for n, r in kept.items()}
+                if copies
+                else {n: r[a:b] for n, r in kept.items()}
+            )
             batches = host.batches(self._plan, self._begin + a, self._begin + b)
             rows = state if local.keep_state else optimizer.init(x)
             loss_C = host.trainer.train(x, rows, batches, optimizer, lr)
@@ -82,7 +86,9 @@ class Cohort:
                 kept[name][a:b].copy_(value)
             return loss_C
 
-        copies = host.device.type != "cpu"       # where memory may run out half way, kept rows must survive a retry
+        copies = (
+            host.device.type != "cpu"
+        )  # where memory may run out half way, kept rows must survive a retry
         pieces = [host.shrinking(attempt, a, b) for a, b in host.stacks(len(self))]
         if local.steps != 0:
             self.report("train_loss", torch.cat([loss_C for piece in pieces for loss_C in piece]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,4 +92,4 @@ def runs(plan: Plan, local: Local, shards: Shards, actors: int) -> list[tuple[in
     work_C = local.steps_of(sizes) * batch + 1
     done = np.concatenate([[0], np.cumsum(work_C)])[plan.bounds]
     cuts = [int(np.abs(done - done[-1] * a / actors).argmin()) for a in range(actors + 1)]
-    return list(zip(cuts[:-1], cuts[1:], strict=True))
+    return list(itertools.pairwise(cuts))

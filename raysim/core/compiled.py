@@ -16,7 +16,7 @@ from raysim.core.batches import Batch, Batches
 from raysim.core.interfaces import Optimizer, Rows
 from raysim.core.task import Task
 
-UNROLL = 8          # more steps in one function compile for minutes and run no faster
+UNROLL = 8  # more steps in one function compile for minutes and run no faster
 
 
 def train_compiled(
@@ -39,10 +39,12 @@ def train_compiled(
         cache[key] = torch.compile(functools.partial(_steps, task, optimizer), dynamic=False)
     rows = len(x_CP)
     for first in range(0, steps, chunk):
-        stacked = [_padded(batches.at(step), rows, batches) for step in range(first, first + chunk)]
+        stacked = [_padded(batches.at(step), rows) for step in range(first, first + chunk)]
         active = None
         if batches.steps_C.min() < steps:
-            active = torch.stack([_active(batches, s, rows, x_CP.device) for s in range(first, first + chunk)])
+            active = torch.stack(
+                [_active(batches, s, rows, x_CP.device) for s in range(first, first + chunk)]
+            )
         x, new, loss_C = cache[key](x_CP, state, stacked, active, rate)
         x_CP.copy_(x)
         for name, value in new.items():
@@ -55,15 +57,24 @@ def _active(batches: Batches, step: int, rows: int, device: torch.device) -> Ten
     return (torch.arange(rows, device=device) < batches.active(step)).unsqueeze(1)
 
 
-def _padded(batch: Batch, rows: int, batches: Batches) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+def _padded(batch: Batch, rows: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """The batch with idle clients put back in (they repeat the first one's examples; a mask drops their steps)."""
     fill = [*range(len(batch.y_CB)), *[0] * (rows - len(batch.y_CB))]
-    cut = lambda t: t if t is None or len(fill) == len(batch.y_CB) else t[fill]
-    return cut(batch.x_CB), cut(batch.y_CB), cut(batch.weight_CB), cut(batch.key_C)
+    if len(fill) == len(batch.y_CB):
+        return batch.x_CB, batch.y_CB, batch.weight_CB, batch.key_C
+    weight, key = batch.weight_CB, batch.key_C
+    fixed = (None if weight is None else weight[fill], None if key is None else key[fill])
+    return batch.x_CB[fill], batch.y_CB[fill], *fixed
 
 
 def _steps(
-    task: Task, optimizer: Optimizer, x_CP: Tensor, state: Rows, stacked: list, active: Tensor | None, lr: Tensor
+    task: Task,
+    optimizer: Optimizer,
+    x_CP: Tensor,
+    state: Rows,
+    stacked: list,
+    active: Tensor | None,
+    lr: Tensor,
 ) -> tuple[Tensor, Rows, Tensor]:
     """A chunk of local steps as a pure function, for the compiler."""
     from raysim.core.training import Objective

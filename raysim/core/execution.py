@@ -40,7 +40,7 @@ class Execution(Plugin):
 # and a share of 32 MB L3: smaller blocks pay for dispatch, larger ones leave the cache.
 CPU_BLOCK_BYTES = 3 << 20
 GPU_BLOCK = 256
-BLOCKS = 4          # at least so many for a cohort worth splitting, and a multiple of it: work for 1, 2 or 4 actors
+BLOCKS = 4  # at least so many for a cohort worth splitting, and a multiple of it: work for 1, 2 or 4 actors
 
 SLOW_STACKED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.RNNBase)
 """Layers that run no faster (convolutions: grouped) or not at all (recurrent) under vmap on a CPU."""
@@ -73,10 +73,14 @@ def choose_form(form: str, task: Task, examples: Examples, device: str) -> str:
     if form in ("stacked", "compiled"):
         reason = refusal(task, examples)
         if reason is not None:
-            warnings.warn(f"This network cannot train as a stack ({reason}): clients train in a loop.", stacklevel=2)
+            warnings.warn(
+                f"This network cannot train as a stack ({reason}): clients train in a loop.", stacklevel=2
+            )
             return "loop"
     if form == "compiled" and device == "cpu" and not has_compiler():
-        warnings.warn("No C++ compiler was found, which torch.compile needs on a CPU: using 'stacked'.", stacklevel=2)
+        warnings.warn(
+            "No C++ compiler was found, which torch.compile needs on a CPU: using 'stacked'.", stacklevel=2
+        )
         return "stacked"
     return form
 
@@ -95,11 +99,13 @@ def has_compiler() -> bool:
         from torch._inductor.cpp_builder import get_cpp_compiler
 
         get_cpp_compiler()
-    except Exception:       # torch raises its own kinds, which differ between versions
+    except Exception:  # torch raises its own kinds, which differ between versions
         return False
     return True
 
 
 def examples_of(dataset: Dataset, shards: Shards, device: torch.device | str = "cpu") -> Examples:
     """The training set on a device."""
-    return Examples(as_tensor(dataset.x_train, device), as_tensor(dataset.y_train, device), shards, dataset.augment)
+    return Examples(
+        as_tensor(dataset.x_train, device), as_tensor(dataset.y_train, device), shards, dataset.augment
+    )

@@ -23,7 +23,7 @@ Rows = dict[str, Tensor]
 
 
 class Loss(Plugin):
-    """What a prediction costs, example by example. Results do not depend on which other examples stand beside it."""
+    """What a prediction costs, example by example. It does not depend on the examples beside it."""
 
     outputs_per_class = True
     """Whether a model needs one output per class (else one per target column)."""
@@ -32,8 +32,11 @@ class Loss(Plugin):
         """Loss of each example: ``out`` [B, ...], ``y`` [B, ...] -> [B]."""
         raise NotImplementedError
 
-    def with_gradient(self, out: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss of each example and d loss / d out in closed form, any number of leading axes: [..., outputs] -> [...]."""
+    def with_gradient(self, out_COB: Tensor, y_CB: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss [C, B] and d loss / d out [C, outputs, B] in closed form, for a stack of C clients.
+
+        The outputs are the middle axis: reductions over a short last axis are several times slower on a CPU.
+        """
         raise NotImplementedError
 
     def hits(self, out: Tensor, y: Tensor) -> Tensor | None:
@@ -151,5 +154,7 @@ def as_tensor(array: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
     import warnings
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)    # torch warns that writing would be undefined: nobody writes
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # torch warns that writing would be undefined: nobody writes
         return torch.from_numpy(array).to(device)

@@ -28,7 +28,7 @@ class ConfigError(ValueError):
 
 
 class Plugin:
-    """Base of every named part. Subclasses are ``@dataclass(frozen=True)``; wrong values never get past construction."""
+    """Base of every named part. Subclasses are ``@dataclass(frozen=True)``; wrong values are refused at once."""
 
     def __post_init__(self) -> None:
         """Check every field against its annotation, then ``self.check()`` for what spans several fields."""
@@ -59,7 +59,7 @@ def _adapters(cls: type) -> dict[str, TypeAdapter]:
 
 def _adapter(hint: Any) -> TypeAdapter:
     if isinstance(hint, type) and issubclass(hint, Plugin):
-        return TypeAdapter(InstanceOf[hint])        # which pydantic will not take a configuration for
+        return TypeAdapter(_plain(hint))  # which pydantic will not take a configuration for
     return TypeAdapter(_plain(hint), config=ConfigDict(arbitrary_types_allowed=True))
 
 
@@ -94,10 +94,12 @@ def _plain(annotation: Any) -> Any:
 
 
 def _reason(error: ValidationError) -> str:
-    """pydantic's findings as one clause: 'must be greater than 0' or 'must be a number or a Schedule'."""
+    """Pydantic's findings as one clause: 'must be greater than 0' or 'must be a number or a Schedule'."""
     found = []
     for e in error.errors():
-        message = e["msg"].removeprefix("Input should be ").removeprefix("a valid ").removeprefix("an instance of ")
+        message = (
+            e["msg"].removeprefix("Input should be ").removeprefix("a valid ").removeprefix("an instance of ")
+        )
         if message not in found:
             found.append(message)
     return "must be " + " or ".join(found)
@@ -151,5 +153,3 @@ Rate = typing.Union[Positive, Schedule]  # noqa: UP007 (an alias, evaluated on 3
 def at_round(rate: float | Schedule, round: int) -> float:
     """The number behind a step size in ``round``."""
     return rate.value(round) if isinstance(rate, Schedule) else rate
-
-

@@ -29,7 +29,7 @@ class Tree:
                 left, right = (other, value) if index & 1 else (value, other)
                 value = tuple(a.add_(b) for a, b in zip(left, right, strict=True))
             elif index & 1 or (index + 1) << level < self.leaves:
-                break                      # the sibling exists, elsewhere
+                break  # the sibling exists, elsewhere
             level, index = level + 1, index >> 1
         self.nodes[level, index] = value
 

@@ -71,7 +71,7 @@ class RowStore:
         return max([len(self.slot), 1 + max(self.slot.values(), default=-1)])
 
     def admit(self, ids_C: np.ndarray) -> None:
-        """Give slots to clients not seen before (all of a round at once, so that blocks are views); old slots are reused."""
+        """Give slots to clients not seen before: all of a round at once, so that blocks are views."""
         new = [int(i) for i in ids_C if int(i) not in self.slot]
         if not new:
             return

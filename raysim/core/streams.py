@@ -39,7 +39,7 @@ def mix(z: Tensor) -> Tensor:
 
 
 def key(*parts: int | str | Tensor, device: torch.device | str | None = None) -> Tensor:
-    """One int64 key from integers, words and integer tensors (broadcast together): ``key(seed, round, "batches", ids_C)``."""
+    """One int64 key from integers, words and integer tensors, broadcast: ``key(seed, round, "batches", ids_C)``."""
     z = torch.zeros((), dtype=torch.int64, device=device)
     for part in parts:
         if isinstance(part, str):

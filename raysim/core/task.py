@@ -60,7 +60,9 @@ class Task:
         self.loss = loss
         named = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
         if not named:
-            raise ConfigError("The model has no trainable parameters. Give it at least one with requires_grad=True.")
+            raise ConfigError(
+                "The model has no trainable parameters. Give it at least one with requires_grad=True."
+            )
         self.names = list(named)
         self.shapes = [p.shape for p in named.values()]
         self.sizes = [p.numel() for p in named.values()]
@@ -78,7 +80,9 @@ class Task:
         parts = torch.split(x_P, self.sizes)
         return {n: part.view(s) for n, part, s in zip(self.names, parts, self.shapes, strict=True)}
 
-    def _loss(self, x_P: Tensor, x_B: Tensor, y_B: Tensor, weight_B: Tensor | None, key: Tensor | None) -> Tensor:
+    def _loss(
+        self, x_P: Tensor, x_B: Tensor, y_B: Tensor, weight_B: Tensor | None, key: Tensor | None
+    ) -> Tensor:
         state = self.named(x_P)
         if key is not None:
             state |= {f"{name}.key": key for name in self.dropouts}
@@ -113,7 +117,9 @@ class Task:
             x_P = x_P.detach().requires_grad_()
             weight = None if batch.weight_CB is None else batch.weight_CB[c]
             with torch.enable_grad():
-                loss = self._loss(x_P, batch.x_CB[c], batch.y_CB[c], weight, None if key_C is None else key_C[c])
+                loss = self._loss(
+                    x_P, batch.x_CB[c], batch.y_CB[c], weight, None if key_C is None else key_C[c]
+                )
             grads.append(torch.autograd.grad(loss, x_P)[0])
             losses.append(loss.detach())
         return torch.stack(losses), torch.stack(grads)
@@ -123,10 +129,12 @@ class Task:
         """Loss [C] of every row on its batch."""
         key_C = self._mode(batch)
         cut = lambda t, c: None if t is None else t[c]
-        return torch.stack([
-            self._loss(x_P, batch.x_CB[c], batch.y_CB[c], cut(batch.weight_CB, c), cut(key_C, c))
-            for c, x_P in enumerate(x_CP)
-        ])
+        return torch.stack(
+            [
+                self._loss(x_P, batch.x_CB[c], batch.y_CB[c], cut(batch.weight_CB, c), cut(key_C, c))
+                for c, x_P in enumerate(x_CP)
+            ]
+        )
 
     @torch.no_grad()
     def evaluate(self, x_P: Tensor, x_n: Tensor, y_n: Tensor) -> tuple[float, float | None, int]:
@@ -147,7 +155,7 @@ class Task:
             except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
                 return str(error).strip().splitlines()[0]
         slow = [str(w.message) for w in caught if "performance drop" in str(w.message)]
-        return slow[0].splitlines()[0] if slow else None       # vmap works, by a loop slower than ours
+        return slow[0].splitlines()[0] if slow else None  # vmap works, by a loop slower than ours
 
 
 def refuse_batch_norm(module: nn.Module) -> None:

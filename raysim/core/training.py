@@ -94,20 +94,17 @@ class Trainer:
     def _train_inplace(
         self, x_CP: Tensor, state: Rows, batches: Batches, optimizer: Optimizer, lr: float
     ) -> Tensor:
-        chain = self.task.chain
+        chain, total_C = self.task.chain, x_CP.new_zeros(len(x_CP))
         assert chain is not None
-        total_C, C = x_CP.new_zeros(len(x_CP)), -1
-        for step in range(batches.steps):
-            batch = batches.at(step)
-            if len(batch.y_CB) != C:
-                C = len(batch.y_CB)
-                x, rows = x_CP[:C], {n: r[:C] for n, r in state.items()}
-                plan = optimizer.accumulates(x, rows, lr)
-                assert plan is not None
-                target, beta, alpha = plan
-                weights, targets = chain.views(x), chain.views(target)
-            total_C[:C] += chain.accumulate(weights, targets, beta, alpha, batch)
-            optimizer.settle(x, rows, lr)
+        for C, steps in batches.segments():
+            x, rows = x_CP[:C], {n: r[:C] for n, r in state.items()}
+            plan = optimizer.accumulates(x, rows, lr)
+            assert plan is not None
+            target, beta, alpha = plan
+            weights, targets = chain.views(x), chain.views(target)
+            for step in steps:
+                total_C[:C] += chain.accumulate(weights, targets, beta, alpha, batches.at(step))
+                optimizer.settle(x, rows, lr)
         return total_C
 
     def _train_compiled(

@@ -75,9 +75,11 @@ class Progress:
     def close(self, result: Result) -> None:
         """Print the closing table."""
         if self.shown:
-            from raysim.report.tables import closing
+            from raysim.report.tables import advice, closing
 
             self.console.print(closing(result))
+            for line in advice(result).splitlines():  # a command stays in one piece, to be copied
+                self.console.print(line, style="bold", markup=False, soft_wrap=line.startswith("  "))
 
     def _measure(self, event: dict[str, Any]) -> None:
         """Remember the numbers of a round or an evaluation; draw or print them when that is due."""

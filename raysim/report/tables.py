@@ -45,8 +45,7 @@ def closing(result: Result) -> RenderableType:
     table.add_column(overflow="fold")
     for name, value in _closing_rows(result):
         table.add_row(name, Text(value))
-    advice = _advice(result)
-    return Group("", table, *([Text(advice, style="bold yellow")] if advice else []))
+    return Group("", table)
 
 
 def _closing_rows(result: Result) -> list[tuple[str, str]]:
@@ -76,8 +75,8 @@ def _closing_rows(result: Result) -> list[tuple[str, str]]:
     return rows
 
 
-def _advice(result: Result) -> str:
-    """What to do about a run that did not finish."""
+def advice(result: Result) -> str:
+    """What to do about a run that did not end well, or ""; a line to copy starts with two spaces."""
     kept = f" Everything written so far is kept in {result.folder}." if result.folder else ""
     if result.status == "diverged":
         return (
@@ -85,7 +84,7 @@ def _advice(result: Result) -> str:
             "say), fewer local steps or a gentler server optimiser." + kept
         )
     if result.status == "stopped":
-        again = f" Continue with: raysim resume {result.folder}" if result.folder else ""
+        again = f" Continue with:\n  raysim resume {result.folder}" if result.folder else ""
         return f"The run was stopped before its last round.{again}"
     if "loss" in result.metrics and summary(result.metrics, "loss")[2] == 0:
         return "The test loss never fell below that of the initial model. Try a smaller step size."

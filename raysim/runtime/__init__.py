@@ -1,1 +1,1 @@
-"""Running an experiment: hosts in this process or in Ray actors, the coordinator, checkpoints. The only folder with Ray."""
+"""Running an experiment: in this process or in Ray actors, with checkpoints. The only folder that knows Ray."""

@@ -1,8 +1,8 @@
 """Checkpoints: safetensors and a JSON manifest, written aside and renamed, so that one is whole or not there at all.
 
-    checkpoints/000050/manifest.json         round, counters, form, files
-                       server.safetensors    model and the rule's state
-                       rows-0.safetensors    what clients keep, one file per host, with their ids
+checkpoints/000050/manifest.json         round, counters, form, files
+                   server.safetensors    model and the rule's state
+                   rows-0.safetensors    what clients keep, one file per host, with their ids
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from safetensors.torch import load_file as load_tensors, save_file as save_tenso
 from raysim.core.rows import RowStore
 from raysim.core.server import Server
 
-KEEP = 2        # the last one and the one before, in case the last one's disk lied
+KEEP = 2  # the last one and the one before, in case the last one's disk lied
 
 
 class CheckpointError(RuntimeError):
@@ -47,7 +47,9 @@ class Checkpoint:
         try:
             tensors = load_tensors(self.folder / "server.safetensors")
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{self.folder} cannot be read ({error}). Delete it to resume from the one before.") from None
+            raise CheckpointError(
+                f"{self.folder} cannot be read ({error}). Delete it to resume from the one before."
+            ) from None
         x_P = tensors.pop("x_P")
         return Server(x_P, self.manifest["round"], tensors)
 
@@ -74,7 +76,9 @@ def save(root: Path, server: Server, save_rows: Callable[[Path], int], facts: di
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         tensors = {"x_P": server.x_P, **server.state}
-        save_tensors({n: t.detach().contiguous().clone() for n, t in tensors.items()}, aside / "server.safetensors")
+        save_tensors(
+            {n: t.detach().contiguous().clone() for n, t in tensors.items()}, aside / "server.safetensors"
+        )
         manifest = {"round": server.round, "row_files": save_rows(aside), **facts}
         write(aside / "manifest.json", json.dumps(manifest, indent=1))
         for file in aside.iterdir():
@@ -85,7 +89,11 @@ def save(root: Path, server: Server, save_rows: Callable[[Path], int], facts: di
     except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
         last = latest(root)
-        left = f"The checkpoint of round {last.manifest['round']} is intact" if last else "There is no older checkpoint"
+        left = (
+            f"The checkpoint of round {last.manifest['round']} is intact"
+            if last
+            else "There is no older checkpoint"
+        )
         raise CheckpointError(
             f"The checkpoint of round {server.round} could not be written to {final}: {error}. {left}. Make room "
             f"(this one needs about {_megabytes(server)} MB and the clients' rows), then: raysim resume {root}"
@@ -148,5 +156,3 @@ def load_rows(store: RowStore, files: list[Path]) -> np.ndarray:
         store.take(tensors["ids"], cut("row."), cut("fill."))
         seen.append(tensors["ids"])
     return np.concatenate(seen)
-
-

@@ -40,7 +40,9 @@ class ClientActor:
         """Process id, and a sign of life."""
         return os.getpid()
 
-    def exchange(self, function: Callable[..., Any], plan: Plan, reduce: str, *shared: Any) -> tuple[Partial, list[str]]:
+    def exchange(
+        self, function: Callable[..., Any], plan: Plan, reduce: str, *shared: Any
+    ) -> tuple[Partial, list[str]]:
         """``Host.exchange`` with arrays for tensors both ways; also the warnings it raised."""
         tensors = tuple(as_tensor(v) if isinstance(v, np.ndarray) else v for v in shared)
         with warnings.catch_warnings(record=True) as caught:

@@ -31,7 +31,7 @@ from raysim.runtime.folder import RunFolder
 if TYPE_CHECKING:
     from raysim.simulation import Simulation
 
-RETRIES = 3         # a round that loses its hosts so often has another trouble than bad luck
+RETRIES = 3  # a round that loses its hosts so often has another trouble than bad luck
 
 
 @dataclass
@@ -145,13 +145,23 @@ class Coordinator:
         form = facts.get("form") or choose_form(
             sim.execution.form, task, examples_of(dataset, self.shards), device.split(":")[0]
         )
-        self.block = facts.get("block") or sim.execution.block or choose_block(size, task.P, device.split(":")[0])
+        self.block = (
+            facts.get("block") or sim.execution.block or choose_block(size, task.P, device.split(":")[0])
+        )
         first = "stacked" if form == "fastest" else form
         setup = Setup(dataset, self.shards, module, sim.local, sim.seed, first, self.block)
         self.fleet = self._fleet(setup, device)
         self.form = self._fastest(task) if form == "fastest" else form
-        self._tell("prepared", clients=self.shards.number, cohort=size, parameters=self.P, form=self.form,
-                   block=self.block, examples=int(self.shards.start_N[-1]), rounds=sim.rounds)
+        self._tell(
+            "prepared",
+            clients=self.shards.number,
+            cohort=size,
+            parameters=self.P,
+            form=self.form,
+            block=self.block,
+            examples=int(self.shards.start_N[-1]),
+            rounds=sim.rounds,
+        )
         return self._begin()
 
     def _device(self) -> str:
@@ -159,8 +169,10 @@ class Coordinator:
         if place.actors:
             return "cuda" if place.gpus_per_actor > 0 else "cpu"
         if place.device == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("Placement.device is 'cuda', but torch sees no GPU here. Use device: cpu, or run "
-                              "`raysim doctor` to see what torch was built for.")
+            raise ConfigError(
+                "Placement.device is 'cuda', but torch sees no GPU here. Use device: cpu, or run "
+                "`raysim doctor` to see what torch was built for."
+            )
         return "cuda" if place.device == "cuda" else "cpu"
 
     def _fleet(self, setup: Setup, device: str) -> Any:
@@ -247,8 +259,13 @@ class Coordinator:
         sim = self.simulation
         if server.round % sim.evaluate_every == 0 or server.round == sim.rounds:
             self._evaluate(server, clients)
-        self._tell("round", round=server.round, client_updates=self.tally.client_updates,
-                   seconds=self.tally.seconds, **clients.measured())
+        self._tell(
+            "round",
+            round=server.round,
+            client_updates=self.tally.client_updates,
+            seconds=self.tally.seconds,
+            **clients.measured(),
+        )
         if sim.checkpoint_every and server.round % sim.checkpoint_every == 0 and server.round < sim.rounds:
             self._checkpoint(server)
 
@@ -277,7 +294,9 @@ class Coordinator:
     def _finish(self, server: Server) -> Outcome:
         if self.folder:
             self._checkpoint(server)
-        return self._close("stopped" if server.round < self.simulation.rounds else "finished", server, server.round)
+        return self._close(
+            "stopped" if server.round < self.simulation.rounds else "finished", server, server.round
+        )
 
     def _close(self, status: str, server: Server, round: int) -> Outcome:
         if self.folder:
@@ -295,5 +314,12 @@ class Coordinator:
 
     def _status(self, status: str, server: Server) -> None:
         assert self.folder is not None
-        self.folder.status(status=status, round=server.round, rounds=self.simulation.rounds, form=self.form,
-                           block=self.block, seconds=self.tally.seconds, client_updates=self.tally.client_updates)
+        self.folder.status(
+            status=status,
+            round=server.round,
+            rounds=self.simulation.rounds,
+            form=self.form,
+            block=self.block,
+            seconds=self.tally.seconds,
+            client_updates=self.tally.client_updates,
+        )

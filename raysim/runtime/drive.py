@@ -30,7 +30,11 @@ def drive(simulation: Simulation, folder: str | Path | None, *, progress: bool =
     path = None if folder is None else Path(folder)
     if path is not None:
         hidden = spec.opaque(simulation)
-        text = f"# Not complete: {', '.join(hidden)} exists in Python only.\n" if hidden else spec.dump(simulation)
+        text = (
+            f"# Not complete: {', '.join(hidden)} exists in Python only.\n"
+            if hidden
+            else spec.dump(simulation)
+        )
         folders.RunFolder(path).begin(text)
     return _run(simulation, path, False, progress)
 
@@ -51,11 +55,13 @@ def resume(folder: str | Path, simulation: Simulation | None = None, *, progress
     path = Path(folder)
     status = folders.read_status(path)
     if status["status"] == "finished" and (simulation is None or simulation.rounds <= status["round"]):
-        raise ConfigError(f"The run in {path} has finished all its {status['round']} rounds: there is nothing to resume.")
+        raise ConfigError(
+            f"The run in {path} has finished all its {status['round']} rounds: there is nothing to resume."
+        )
     if status["status"] == "diverged":
         raise ConfigError(
-            f"The run in {path} diverged after round {status['round']}, and would again. Start a new one with a smaller "
-            "step size."
+            f"The run in {path} diverged after round {status['round']}, and would again. Start a new one with a "
+            "smaller step size."
         )
     if simulation is None:
         text = (path / "experiment.yaml").read_text()
@@ -94,8 +100,9 @@ def _on_ray(simulation: Simulation, path: Path | None, again: bool, watch: Watch
     from raysim.runtime import placing
 
     placing.connect(simulation.placement)
-    actor = ray.remote(num_cpus=0, max_concurrency=2)(Coordinator)
-    coordinator = actor.remote(simulation, None if path is None else path.resolve(), again)
+    options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": 2}  # one thread runs, one answers
+    actor = ray.remote(**options)(Coordinator)
+    coordinator: Any = actor.remote(simulation, None if path is None else path.resolve(), again)
     ended = coordinator.run.remote()
     seen = 0
     with _interruptible(lambda: coordinator.stop.remote()):

@@ -1,11 +1,11 @@
 """The folder a run leaves.
 
-    experiment.yaml      the experiment, every field written out, with the versions that ran it
-    run.json             status, round, form and block, seconds
-    metrics.jsonl        one line per evaluated round, flushed as it comes
-    metrics.parquet      the same as a table, at the end
-    checkpoints/         see checkpoint.py
-    figures/             learning curves
+experiment.yaml      the experiment, every field written out, with the versions that ran it
+run.json             status, round, form and block, seconds
+metrics.jsonl        one line per evaluated round, flushed as it comes
+metrics.parquet      the same as a table, at the end
+checkpoints/         see checkpoint.py
+figures/             learning curves
 """
 
 from __future__ import annotations
@@ -35,13 +35,15 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"The run's folder {path} cannot be made: {error}. Choose another with --folder.") from None
+            raise ConfigError(
+                f"The run's folder {path} cannot be made: {error}. Choose another with --folder."
+            ) from None
 
     def begin(self, text: str) -> None:
         """Write the experiment; an older run here is refused."""
         if (self.path / "run.json").exists():
             raise ConfigError(
-                f"{self.path} holds a run already. Continue it with: raysim resume {self.path}; or choose another folder."
+                f"{self.path} holds a run already. Continue it with: raysim resume {self.path}; or choose another."
             )
         head = f"# raysim {version('raysim')}, torch {version('torch')}, Python {platform.python_version()}\n"
         try:
@@ -107,6 +109,8 @@ def fresh(name: str, root: Path = Path("runs")) -> Path:
         except FileExistsError:
             number += 1
         except OSError as error:
-            raise ConfigError(f"The run's folder {path} cannot be made: {error}. Choose another with --folder.") from None
+            raise ConfigError(
+                f"The run's folder {path} cannot be made: {error}. Choose another with --folder."
+            ) from None
         else:
             return path

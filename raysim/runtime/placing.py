@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from typing import Any
@@ -13,7 +14,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from raysim.core.placement import Placement
 from raysim.core.plugin import ConfigError
 
-START = 300.0       # seconds for actors to start: each imports torch, and small machines start many at once
+START = 300.0  # seconds for actors to start: each imports torch, and small machines start many at once
 
 
 def connect(placement: Placement) -> None:
@@ -21,12 +22,18 @@ def connect(placement: Placement) -> None:
     if ray.is_initialized():
         return
     if placement.address is not None:
-        ray.init(address=placement.address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=placement.address, log_to_driver=False, logging_level=logging.ERROR)
         return
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")       # the behaviour Ray is moving to; no warning
+    os.environ.setdefault(
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
+    )  # the behaviour Ray is moving to; no warning
     cpus = max(os.cpu_count() or 1, math.ceil(placement.actors * placement.cpus_per_actor))
     ray.init(
-        address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+        address="local",
+        num_cpus=cpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
     )
 
 
@@ -62,7 +69,7 @@ def reserve(placement: Placement) -> PlacementGroup:
         free = ray.available_resources()
         raise ConfigError(
             f"{placement.actors} client actors need {wanted}, which the cluster has but nobody gave back within 60 s "
-            f"(free: {free.get('CPU', 0):g} CPUs, {free.get('GPU', 0):g} GPUs). Wait for other work to end, or ask for less."
+            f"(free: {free.get('CPU', 0):g} CPUs, {free.get('GPU', 0):g} GPUs). Wait for other work to end."
         )
     return group
 
@@ -74,8 +81,8 @@ def _too_few(placement: Placement, kind: str, need: float, have: float) -> str:
     if kind == "GPU" and have == 0:
         advice = "leave gpus_per_actor at 0 to run on CPUs, or join a cluster with GPUs (placement.address)"
     return (
-        f"Placement asks for {placement.actors} actors with {field}={each:g}, that is {need:g} {kind}s, but the cluster "
-        f"has {have:g}: {advice}."
+        f"Placement asks for {placement.actors} actors with {field}={each:g}, that is {need:g} {kind}s, but the "
+        f"cluster has {have:g}: {advice}."
     )
 
 
@@ -86,7 +93,7 @@ def options(placement: Placement, group: PlacementGroup, i: int) -> dict[str, An
     return {
         "num_cpus": placement.cpus_per_actor,
         "num_gpus": placement.gpus_per_actor,
-        "max_restarts": 0,      # a new actor would miss the form and the rows: the fleet starts its own
+        "max_restarts": 0,  # a new actor would miss the form and the rows: the fleet starts its own
         "scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle),
         "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
     }

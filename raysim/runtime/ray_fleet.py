@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.exceptions import (
+    GetTimeoutError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 from torch import Tensor
 
 from raysim.core import cohorts
@@ -28,8 +35,8 @@ from raysim.runtime.checkpoint import CheckpointError
 from raysim.runtime.client_actor import ClientActor
 from raysim.runtime.fleet import HostLost, chunks, pooled
 
-INLINE = 90_000         # bytes that Ray sends along with the call itself, faster than through the object store
-LOST = (RayActorError, ObjectLostError, ray.exceptions.OutOfMemoryError)
+INLINE = 90_000  # bytes that Ray sends along with the call itself, faster than through the object store
+LOST = (RayActorError, ObjectLostError, OutOfMemoryError)
 
 
 class RayFleet:
@@ -49,9 +56,14 @@ class RayFleet:
         arrays = (data.x_train, data.y_train, data.x_test, data.y_test)
         self._arrays = [ray.put(np.ascontiguousarray(a)) for a in arrays]
         nothing = np.empty(0)
-        self._light = ray.put(replace(
-            setup, dataset=replace(data, x_train=nothing, y_train=nothing, x_test=nothing, y_test=nothing, groups=None)
-        ))
+        self._light = ray.put(
+            replace(
+                setup,
+                dataset=replace(
+                    data, x_train=nothing, y_train=nothing, x_test=nothing, y_test=nothing, groups=None
+                ),
+            )
+        )
         self.group = placing.reserve(placement)
         self.warnings: list[str] = []
         try:
@@ -172,7 +184,9 @@ class RayFleet:
             return 0
         folder = folder.resolve()
         try:
-            written = self._get([a.save_rows.remote(folder / f"rows-{i}.safetensors") for i, a in enumerate(self.actors)])
+            written = self._get(
+                [a.save_rows.remote(folder / f"rows-{i}.safetensors") for i, a in enumerate(self.actors)]
+            )
         except LOST as error:
             raise CheckpointError(self._replace_dead(error)) from None
         files = sorted(folder.glob("rows-*.safetensors"))
@@ -203,12 +217,14 @@ class RayFleet:
             try:
                 ray.util.remove_placement_group(self.group)
             except RayError:
-                time.sleep(0)      # the cluster is gone, and the group with it
+                time.sleep(0)  # the cluster is gone, and the group with it
 
 
 def _writable(partial: Partial) -> Partial:
     """Tensors that may be added to in place: what came through the object store is read-only."""
     copies = lambda values: tuple(torch.from_numpy(np.array(v)) for v in values)
     return replace(
-        partial, nodes={n: copies(v) for n, v in partial.nodes.items()}, rows=[copies(r) for r in partial.rows]
+        partial,
+        nodes={n: copies(v) for n, v in partial.nodes.items()},
+        rows=[copies(r) for r in partial.rows],
     )

@@ -1,5 +1,7 @@
 """Batches: every epoch visits every example once, in a fresh order, whatever stack a client is in."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -39,7 +41,13 @@ sizes_of = st.lists(st.integers(1, 9), min_size=1, max_size=6)
 
 
 @settings(max_examples=60, deadline=None)
-@given(sizes=sizes_of, batch=st.integers(1, 10), epochs=st.integers(1, 3), shuffle=st.booleans(), wide=st.booleans())
+@given(
+    sizes=sizes_of,
+    batch=st.integers(1, 10),
+    epochs=st.integers(1, 3),
+    shuffle=st.booleans(),
+    wide=st.booleans(),
+)
 def test_epochs_visit_everything_once(sizes, batch, epochs, shuffle, wide):
     local = Local(SGD(lr=0.1), epochs=epochs, batch_size=batch, shuffle=shuffle)
     seen = visits(*stack(sizes, local, width=10 if wide else None))
@@ -97,7 +105,11 @@ def test_cohorts_are_uniform_and_without_replacement():
 
 
 @settings(max_examples=50, deadline=None)
-@given(sizes=st.lists(st.integers(1, 50), min_size=1, max_size=40), block=st.integers(1, 12), actors=st.integers(1, 6))
+@given(
+    sizes=st.lists(st.integers(1, 50), min_size=1, max_size=40),
+    block=st.integers(1, 12),
+    actors=st.integers(1, 6),
+)
 def test_runs_cover_all_blocks_in_order(sizes, block, actors):
     local = Local(SGD(lr=0.1), epochs=1, batch_size=4)
     shards = Shards(np.concatenate([[0], np.cumsum(sizes)]))
@@ -109,7 +121,7 @@ def test_runs_cover_all_blocks_in_order(sizes, block, actors):
     cut = runs(p, local, shards, actors)
     assert cut[0][0] == 0
     assert cut[-1][1] == p.blocks
-    assert all(a[1] == b[0] for a, b in zip(cut, cut[1:], strict=False))
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(cut))
     parts = [p.part(a, b) for a, b in cut]
     assert np.array_equal(np.concatenate([q.ids_C for q in parts]), p.ids_C)
 

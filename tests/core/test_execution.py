@@ -14,29 +14,46 @@ from raysim.core.host import Host
 from tests.experiments import arrays, digits, same
 
 
-@pytest.mark.parametrize("optimizer", [rs.optimizers.SGD(lr=0.1), rs.optimizers.SGD(lr=0.05, momentum=0.9), rs.optimizers.Adam(lr=0.01)])
+@pytest.mark.parametrize(
+    "optimizer",
+    [rs.optimizers.SGD(lr=0.1), rs.optimizers.SGD(lr=0.05, momentum=0.9), rs.optimizers.Adam(lr=0.01)],
+)
 def test_forms_agree_on_ragged_clients(optimizer):
     local = rs.Local(optimizer=optimizer, epochs=1, batch_size=8)
-    runs = [digits(local=local, rounds=2, execution=rs.Execution(form=f, block=3)).run(None) for f in ("loop", "stacked", "inplace")]
+    runs = [
+        digits(local=local, rounds=2, execution=rs.Execution(form=f, block=3)).run(None)
+        for f in ("loop", "stacked", "inplace")
+    ]
     for other in runs[1:]:
         torch.testing.assert_close(runs[0].x_P, other.x_P, rtol=1e-3, atol=1e-4)
-        np.testing.assert_allclose(runs[0].metrics["train_loss"][1:], other.metrics["train_loss"][1:], rtol=1e-4)
+        np.testing.assert_allclose(
+            runs[0].metrics["train_loss"][1:], other.metrics["train_loss"][1:], rtol=1e-4
+        )
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not execution.has_compiler(), reason="torch.compile needs a C++ compiler on a CPU")
 @pytest.mark.parametrize("kept", [False, True])
-@pytest.mark.filterwarnings("ignore")       # torch's compiler warns about itself
+@pytest.mark.filterwarnings("ignore")  # torch's compiler warns about itself
 def test_compiled_agrees_on_ragged_clients(kept):
-    local = rs.Local(optimizer=rs.optimizers.SGD(lr=0.05, momentum=0.9), epochs=1, batch_size=64, keep_state=kept)
-    fields = {"local": local, "rounds": 2, "partition": rs.partitions.Dirichlet(clients=12, alpha=1.0), "cohort": 6}
-    runs = [digits(**fields, execution=rs.Execution(form=f, block=3)).run(None) for f in ("stacked", "compiled")]
+    local = rs.Local(
+        optimizer=rs.optimizers.SGD(lr=0.05, momentum=0.9), epochs=1, batch_size=64, keep_state=kept
+    )
+    fields = {
+        "local": local,
+        "rounds": 2,
+        "partition": rs.partitions.Dirichlet(clients=12, alpha=1.0),
+        "cohort": 6,
+    }
+    runs = [
+        digits(**fields, execution=rs.Execution(form=f, block=3)).run(None) for f in ("stacked", "compiled")
+    ]
     torch.testing.assert_close(runs[0].x_P, runs[1].x_P, rtol=1e-3, atol=1e-4)
 
 
 def test_without_a_compiler_stacked_runs_and_says_so(monkeypatch):
     monkeypatch.setattr(execution, "has_compiler", lambda: False)
-    with pytest.warns(UserWarning, match="No C\\+\\+ compiler"):
+    with pytest.warns(UserWarning, match=r"No C\+\+ compiler"):
         result = digits(execution=rs.Execution(form="compiled", block=3)).run(None)
     assert same(result, digits(execution=rs.Execution(form="stacked", block=3)).run(None))
 
@@ -51,7 +68,9 @@ def test_auto_is_a_function_of_the_network(tmp_path):
     cases = {
         "inplace": rs.models.MLP(hidden=(8,)),
         "loop": rs.models.CNN(),
-        "stacked": rs.models.Custom(factory=lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.GELU(), nn.Linear(8, 10))),
+        "stacked": rs.models.Custom(
+            factory=lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.GELU(), nn.Linear(8, 10))
+        ),
     }
     for form, model in cases.items():
         digits(model=model, rounds=1, execution=rs.Execution()).run(tmp_path / form)
@@ -59,7 +78,9 @@ def test_auto_is_a_function_of_the_network(tmp_path):
 
 
 def test_fastest_is_one_of_the_forms(tmp_path, monkeypatch):
-    monkeypatch.setattr(Host, "time_form", lambda self, form, plan, x_P: {"loop": 2.0, "stacked": 1.0}.get(form, 3.0))
+    monkeypatch.setattr(
+        Host, "time_form", lambda self, form, plan, x_P: {"loop": 2.0, "stacked": 1.0}.get(form, 3.0)
+    )
     digits(rounds=1, execution=rs.Execution(form="fastest")).run(tmp_path / "run")
     assert form_of(tmp_path / "run") == "stacked"
 
@@ -72,7 +93,10 @@ def test_timing_a_form_moves_nothing():
 
         coordinator = Coordinator(sim, None)
         server = coordinator._prepare()
-    seconds = {f: coordinator.fleet.host.time_form(f, coordinator._plan(0), server.x_P) for f in ("loop", "stacked", "inplace")}
+    seconds = {
+        f: coordinator.fleet.host.time_form(f, coordinator._plan(0), server.x_P)
+        for f in ("loop", "stacked", "inplace")
+    }
     assert all(0 < s < 60 for s in seconds.values())
     outcome = coordinator._rounds(server)
     assert torch.equal(outcome.server.x_P, sim.run(None).x_P)
@@ -98,7 +122,7 @@ def test_a_network_that_vmap_refuses_runs_as_a_loop():
 
 
 def test_inplace_is_refused_for_what_is_no_chain():
-    with pytest.raises(rs.ConfigError, match="'inplace' needs an nn.Sequential"):
+    with pytest.raises(rs.ConfigError, match=r"'inplace' needs an nn\.Sequential"):
         digits(model=rs.models.CNN(), execution=rs.Execution(form="inplace")).run(None)
 
 
@@ -114,10 +138,12 @@ def test_out_of_memory_means_a_smaller_stack(monkeypatch, kept):
             raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
         return real(self, x_CP, *rest)
 
-    local = rs.Local(optimizer=rs.optimizers.SGD(lr=0.05, momentum=0.9), epochs=1, batch_size=8, keep_state=kept)
+    local = rs.Local(
+        optimizer=rs.optimizers.SGD(lr=0.05, momentum=0.9), epochs=1, batch_size=8, keep_state=kept
+    )
     expected = digits(local=local, execution=rs.Execution(block=6)).run(None)
     monkeypatch.setattr(Trainer, "train", train)
-    with pytest.warns(UserWarning, match="Out of memory with .* clients at once"):
+    with pytest.warns(UserWarning, match=r"Out of memory with .* clients at once"):
         result = digits(local=local, execution=rs.Execution(block=6)).run(None)
     torch.testing.assert_close(result.x_P, expected.x_P, rtol=1e-4, atol=1e-5)
 
@@ -138,7 +164,12 @@ def test_models_with_a_frozen_part_keep_it(tmp_path):
         net[2].requires_grad_(False)
         return net
 
-    sim = digits(data=arrays(), partition=rs.partitions.IID(clients=6), cohort=3, model=rs.models.Custom(factory=factory))
+    sim = digits(
+        data=arrays(),
+        partition=rs.partitions.IID(clients=6),
+        cohort=3,
+        model=rs.models.Custom(factory=factory),
+    )
     result = sim.run(None)
     assert torch.equal(result.model()[2].weight, sim.initial_model()[2].weight)
     assert not torch.equal(result.model()[0].weight, sim.initial_model()[0].weight)

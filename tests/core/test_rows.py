@@ -10,7 +10,12 @@ FILL = torch.tensor([1.0, 2.0])
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.lists(st.tuples(st.booleans(), st.lists(st.integers(0, 12), min_size=1, max_size=5, unique=True)), max_size=12))
+@given(
+    st.lists(
+        st.tuples(st.booleans(), st.lists(st.integers(0, 12), min_size=1, max_size=5, unique=True)),
+        max_size=12,
+    )
+)
 def test_two_hosts_keep_what_one_dictionary_does(operations):
     hosts, owner, truth = [RowStore(), RowStore()], {}, {}
     for number, (second, ids) in enumerate(operations):

@@ -22,7 +22,9 @@ def randn(*shape):
 def network(kind):
     return {
         "relu": lambda: nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)),
-        "tanh, no bias": lambda: nn.Sequential(nn.Linear(6, 4, bias=False), nn.Tanh(), nn.Linear(4, 3, bias=False)),
+        "tanh, no bias": lambda: nn.Sequential(
+            nn.Linear(6, 4, bias=False), nn.Tanh(), nn.Linear(4, 3, bias=False)
+        ),
         "deep sigmoid": lambda: nn.Sequential(
             nn.Linear(6, 4), nn.Sigmoid(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3)
         ),
@@ -44,13 +46,21 @@ def test_forms_agree_with_autograd(kind, loss, padded):
     for c in range(4):
         torch.nn.utils.vector_to_parameters(x_CP[c], module.parameters())
         out = module(batch.x_CB[c])
-        each = F.cross_entropy(out, y[c], reduction="none") if y.dim() == 2 else 0.5 * (out - y[c]).pow(2).sum(-1)
+        each = (
+            F.cross_entropy(out, y[c], reduction="none")
+            if y.dim() == 2
+            else 0.5 * (out - y[c]).pow(2).sum(-1)
+        )
         value = each.mean() if weight is None else (each * weight[c]).sum()
-        grad_CP.append(torch.cat([g.reshape(-1) for g in torch.autograd.grad(value, list(module.parameters()))]))
+        grad_CP.append(
+            torch.cat([g.reshape(-1) for g in torch.autograd.grad(value, list(module.parameters()))])
+        )
         loss_C.append(value.detach())
     expected = torch.stack(loss_C), torch.stack(grad_CP)
     for got in (
-        task.stacked(x_CP, batch), task.looped(x_CP, batch), task.chained(x_CP, batch, torch.full_like(x_CP, torch.nan))
+        task.stacked(x_CP, batch),
+        task.looped(x_CP, batch),
+        task.chained(x_CP, batch, torch.full_like(x_CP, torch.nan)),
     ):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(task.value(x_CP, batch), expected[0], rtol=1e-5, atol=1e-6)
@@ -154,7 +164,11 @@ def test_gradient_is_that_of_finite_differences_in_float64():
 def test_padding_changes_nothing():
     task = Task(network("relu"), CrossEntropy())
     x_CP, x, y = task.initial().repeat(2, 1), randn(2, 5, 6), torch.randint(0, 3, (2, 5), generator=GEN)
-    padded = Batch(torch.cat([x, randn(2, 3, 6)], 1), torch.cat([y, y[:, :3]], 1), torch.tensor([0.2] * 5 + [0.0] * 3).repeat(2, 1))
+    padded = Batch(
+        torch.cat([x, randn(2, 3, 6)], 1),
+        torch.cat([y, y[:, :3]], 1),
+        torch.tensor([0.2] * 5 + [0.0] * 3).repeat(2, 1),
+    )
     for form in (task.stacked, task.looped, lambda *a: task.chained(*a, torch.empty_like(x_CP))):
         torch.testing.assert_close(form(x_CP, padded), form(x_CP, Batch(x, y)), rtol=1e-5, atol=1e-7)
 

@@ -13,7 +13,6 @@ from rich.console import Console
 
 import raysim as rs
 from raysim.report.progress import Progress
-from raysim.report.tables import closing
 from raysim.result import Result
 
 PREPARED = {
@@ -138,9 +137,10 @@ def closed(simulation, status, losses, folder=None):
         for i, x in enumerate(losses)
     ]
     result = Result(simulation, status, rows, torch.zeros(1), folder, float(len(rows) - 1))
-    console = Console(file=io.StringIO(), width=100)
-    console.print(closing(result))
-    return " ".join(console.file.getvalue().split())
+    bar = Progress(2, shown=True)
+    bar.console = Console(file=io.StringIO(), width=100)
+    bar.close(result)
+    return " ".join(bar.console.file.getvalue().split())
 
 
 def test_closing_table_of_a_finished_run(simulation):
@@ -166,7 +166,10 @@ def test_a_run_that_never_improved_is_told_so(simulation):
 
 
 def test_a_stopped_run_says_how_to_continue(simulation, tmp_path):
-    assert "raysim resume" in closed(simulation, "stopped", [2.3, 0.5], tmp_path)
+    folder = tmp_path / ("long" * 30)
+    assert f"raysim resume {folder}" in closed(
+        simulation, "stopped", [2.3, 0.5], folder
+    )  # in one piece, to copy
 
 
 def test_a_run_without_metrics_has_a_status(simulation):

@@ -56,7 +56,9 @@ def test_equals_naive_fedavg(server, form):
     ours, theirs = SERVERS[server]
     sim = digits(
         partition=rs.partitions.Dirichlet(clients=12, alpha=0.3),
-        local=rs.Local(optimizer=rs.optimizers.SGD(lr=0.05, momentum=0.9), epochs=1, batch_size=16, shuffle=False),
+        local=rs.Local(
+            optimizer=rs.optimizers.SGD(lr=0.05, momentum=0.9), epochs=1, batch_size=16, shuffle=False
+        ),
         rule=rs.rules.Averaging(server=ours),
         cohort=None,
         rounds=5,
@@ -74,7 +76,10 @@ def test_equals_naive_with_other_local_optimizers(local):
             rs.optimizers.SGD(lr=0.05, momentum=0.9, nesterov=True),
             lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True),
         ),
-        "decay": (rs.optimizers.SGD(lr=0.1, weight_decay=0.01), lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.01)),
+        "decay": (
+            rs.optimizers.SGD(lr=0.1, weight_decay=0.01),
+            lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.01),
+        ),
     }[local]
     sim = digits(
         partition=rs.partitions.Dirichlet(clients=6, alpha=1.0),
@@ -112,7 +117,9 @@ def test_equal_clients_are_one_client():
     local = rs.Local(optimizer=rs.optimizers.SGD(lr=0.1), steps=3)
     runs = []
     for copies in (1, 5):
-        tile = rs.data.Arrays(x_train=np.tile(x, (copies, 1, 1, 1)), y_train=np.tile(y, copies), x_test=x, y_test=y)
+        tile = rs.data.Arrays(
+            x_train=np.tile(x, (copies, 1, 1, 1)), y_train=np.tile(y, copies), x_test=x, y_test=y
+        )
         share = rs.partitions.Explicit(indices=[np.arange(40) + 40 * c for c in range(copies)])
         runs.append(digits(data=tile, partition=share, local=local, cohort=None).run(None).x_P)
     torch.testing.assert_close(runs[0], runs[1], rtol=1e-5, atol=1e-6)
@@ -153,8 +160,13 @@ def test_repeatable_and_seeded():
 
 def test_schedule_over_rounds():
     """A step size that falls to almost nothing after the first round leaves the model where that round left it."""
-    falling = rs.Local(optimizer=rs.optimizers.SGD(lr=rs.schedules.Step(lr=0.1, every=1, factor=1e-9)), steps=2, batch_size=8)
+    falling = rs.Local(
+        optimizer=rs.optimizers.SGD(lr=rs.schedules.Step(lr=0.1, every=1, factor=1e-9)), steps=2, batch_size=8
+    )
     constant = rs.Local(optimizer=rs.optimizers.SGD(lr=0.1), steps=2, batch_size=8)
     torch.testing.assert_close(
-        digits(local=falling, rounds=3).run(None).x_P, digits(local=constant, rounds=1).run(None).x_P, rtol=0, atol=1e-6
+        digits(local=falling, rounds=3).run(None).x_P,
+        digits(local=constant, rounds=1).run(None).x_P,
+        rtol=0,
+        atol=1e-6,
     )

@@ -57,7 +57,7 @@ def test_a_killed_actor_is_replaced_and_the_bits_are_the_same(tmp_path, monkeypa
     sim = digits(**fields, rule=KillingAveraging(), placement=on(2), checkpoint_every=checkpoints)
     folder = tmp_path / "run"
     folder.mkdir()
-    coordinator = Coordinator(sim, folder)       # in this process, so that the rule sees the actors
+    coordinator = Coordinator(sim, folder)  # in this process, so that the rule sees the actors
     outcome = coordinator.run()
     assert (tmp_path / "killed").exists()
     assert torch.equal(outcome.server.x_P, expected.x_P)
@@ -73,7 +73,7 @@ def test_client_error_names_client_round_and_line():
     text = str(error.value)
     assert "ValueError for client 7 in round 1: no more" in text
     assert 'raise ValueError("no more")' in text
-    assert text.count("no more") == 3        # headline, source line, exception: said once
+    assert text.count("no more") == 3  # headline, source line, exception: said once
 
 
 def test_resume_on_another_number_of_actors(tmp_path):

@@ -34,8 +34,11 @@ def test_kill_nine_and_resume_ends_in_the_same_bits(tmp_path, after):
     sim = digits(rounds=40, local=KEPT, checkpoint_every=2)
     (tmp_path / "experiment.yaml").write_text(sim.to_yaml())
     folder = tmp_path / "run"
-    command = [sys.executable, "-c", "import sys, raysim as rs; "
-               "rs.Simulation.from_yaml(open(sys.argv[1]).read()).run(sys.argv[2])"]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys, raysim as rs; rs.Simulation.from_yaml(open(sys.argv[1]).read()).run(sys.argv[2])",
+    ]
     process = subprocess.Popen([*command, str(tmp_path / "experiment.yaml"), str(folder)])
     metrics, deadline = folder / "metrics.jsonl", time.time() + 120
     while time.time() < deadline and not (metrics.exists() and metrics.read_text().count("\n") > after):
@@ -67,7 +70,9 @@ def test_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     real = checkpoint.save_tensors
     monkeypatch.setattr(checkpoint, "save_tensors", full)
     sim = digits(rounds=4, checkpoint_every=1)
-    with pytest.raises(CheckpointError, match=r"round 2 could not be written.*No space left.*round 1 is intact") as error:
+    with pytest.raises(
+        CheckpointError, match=r"round 2 could not be written.*No space left.*round 1 is intact"
+    ) as error:
         sim.run(tmp_path / "run")
     assert "raysim resume" in str(error.value)
     monkeypatch.setattr(checkpoint, "save_tensors", real)
