@@ -34,7 +34,9 @@ def suite(names: list[str], actors: int, tell: Tell) -> Iterator[dict[str, Any]]
         yield _row(name, "hand-written PyTorch loop, 1 thread", reference, tell) if reference else {}
         yield _row(name, "raysim, in process", one(name), tell)
         for number in sorted({1, actors} if name == "full" else {actors}):
-            yield _row(name, f"raysim, {number} actor{'s' * (number > 1)}", one(name, "--actors", number), tell)
+            yield _row(
+                name, f"raysim, {number} actor{'s' * (number > 1)}", one(name, "--actors", number), tell
+            )
         if not plain:
             for threads in (1, actors):
                 rate = one("sgemm", "--threads", threads)["gflops"]
@@ -58,13 +60,16 @@ def _row(workload: str, system: str, facts: dict[str, Any], tell: Tell) -> dict[
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The measurements as a Markdown table, each workload's shares of its sgemm limit beside it."""
-    lines = ["| workload | system | client updates/s | of sgemm limit | µs per client | round, ms | peak MB | form, block |"]
+    lines = [
+        "| workload | system | client updates/s | of sgemm limit | µs per client | round, ms | peak MB | form, block |"
+    ]
     lines += ["| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |"]
     for row in filter(None, rows):
         limit = _limit(rows, row)
         lines.append(
             f"| {row['workload']} | {row['system']} | {row['updates_per_s']:,.0f} | {limit} | "
-            f"{1e6 / row['updates_per_s']:.1f} | {_number(row, 'round_ms', '.1f')} | {_number(row, 'peak_mb', ',.0f')} | "
+            f"{1e6 / row['updates_per_s']:.1f} | {_number(row, 'round_ms', '.1f')} | "
+            f"{_number(row, 'peak_mb', ',.0f')} | "
             + (f"{row['form']}, {row['block']} |" if "form" in row else "|")
         )
     return "\n".join(lines)
@@ -74,7 +79,9 @@ def _limit(rows: list[dict[str, Any]], row: dict[str, Any]) -> str:
     """Share of the sgemm rate of as many cores as the system used."""
     cores = max(1, row.get("actors", 1))
     name = f"sgemm limit, {cores} core{'s' * (cores > 1)}"
-    limits = [r["updates_per_s"] for r in rows if r and (r["workload"], r["system"]) == (row["workload"], name)]
+    limits = [
+        r["updates_per_s"] for r in rows if r and (r["workload"], r["system"]) == (row["workload"], name)
+    ]
     return f"{row['updates_per_s'] / limits[0]:.0%}" if limits else ""
 
 

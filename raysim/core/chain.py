@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from raysim.core.batches import Batch
 from raysim.core.interfaces import Loss
@@ -75,7 +76,12 @@ class Chain:
     ) -> Tensor:
         """Target <- beta target + alpha gradient for every layer; returns the loss [C] at the weights before."""
         inputs, out_COB = self._forward(weights, batch.x_CB)
-        loss_C, z_COB = self._loss(out_COB, batch)
+        loss_CB, z_COB = self.loss.with_gradient(out_COB, batch.y_CB)
+        if batch.weight_CB is None:
+            loss_C, alpha = loss_CB.mean(1), alpha / loss_CB.shape[1]  # the gradient is linear in z
+        else:
+            loss_C = (loss_CB * batch.weight_CB).sum(1)
+            z_COB.mul_(batch.weight_CB.unsqueeze(1))
         for l in range(len(self.layers) - 1, -1, -1):
             weight, target = weights[l][0], targets[l]
             below_CBI = torch.bmm(z_COB.mT, weight) if l else None  # before the weight may change
@@ -93,19 +99,17 @@ class Chain:
         h, inputs = x_CB.flatten(2), []
         for layer, (weight, bias) in zip(self.layers[:-1], weights[:-1], strict=True):
             inputs.append(h)
-            h = torch.bmm(h, weight.mT) if bias is None else torch.baddbmm(bias.unsqueeze(1), h, weight.mT)
+            if weight.stride(0) == 0:  # one weight for all clients: one product
+                h = F.linear(h, weight[0], None if bias is None else bias[0])
+            elif bias is None:
+                h = torch.bmm(h, weight.mT)
+            else:
+                h = torch.baddbmm(bias.unsqueeze(1), h, weight.mT)
             if layer.activation is not None:
                 ACTIVATIONS[layer.activation][0](h)
         weight, bias = weights[-1]
         out_COB = torch.bmm(weight, h.mT) if bias is None else torch.baddbmm(bias.unsqueeze(2), weight, h.mT)
         return [*inputs, h], out_COB
-
-    def _loss(self, out_COB: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Loss [C] and its gradient with respect to the last layer's output, [C, out, B]."""
-        loss_CB, grad_COB = self.loss.with_gradient(out_COB, batch.y_CB)
-        if batch.weight_CB is None:
-            return loss_CB.mean(1), grad_COB.mul_(1 / loss_CB.shape[1])
-        return (loss_CB * batch.weight_CB).sum(1), grad_COB.mul_(batch.weight_CB.unsqueeze(1))
 
 
 def _add_scaled(target: Tensor, value: Tensor, beta: float, alpha: float) -> None:

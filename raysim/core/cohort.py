@@ -81,7 +81,7 @@ class Cohort:
             )
             batches = host.batches(self._plan, self._begin + a, self._begin + b)
             rows = state if local.keep_state else optimizer.init(x)
-            loss_C = host.trainer.train(x, rows, batches, optimizer, lr)
+            loss_C = host.trainer.train(x, rows, batches, optimizer, lr, start if start.dim() == 1 else None)
             for name, value in state.items() if copies else ():
                 kept[name][a:b].copy_(value)
             return loss_C

@@ -38,7 +38,7 @@ class Execution(Plugin):
 
 # Bytes of parameters that a block should hold on a CPU, from `raysim bench --blocks` on a core with 1 MB of L2 cache
 # and a share of 32 MB L3: smaller blocks pay for dispatch, larger ones leave the cache.
-CPU_BLOCK_BYTES = 3 << 20
+CPU_BLOCK_BYTES = 5 << 20
 GPU_BLOCK = 256
 BLOCKS = 4  # at least so many for a cohort worth splitting, and a multiple of it: work for 1, 2 or 4 actors
 

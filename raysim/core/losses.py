@@ -29,8 +29,7 @@ class CrossEntropy(Loss):
         index_C1B = y_CB.unsqueeze(1)
         log_p = F.log_softmax(out_COB, 1)
         loss_CB = -log_p.gather(1, index_C1B).squeeze(1)
-        minus = log_p.new_full((1, 1, 1), -1.0).expand(index_C1B.shape)
-        return loss_CB, log_p.exp_().scatter_add_(1, index_C1B, minus)
+        return loss_CB, log_p.exp_().scatter_(1, index_C1B, -1.0, reduce="add")
 
     def hits(self, out: Tensor, y: Tensor) -> Tensor:
         """1 where the largest output is the label; the share of right positions for a sequence."""

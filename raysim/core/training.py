@@ -70,10 +70,30 @@ class Trainer:
         return self.task.stacked(x_CP, batch)
 
     @torch.no_grad()
-    def train(self, x_CP: Tensor, state: Rows, batches: Batches, optimizer: Optimizer, lr: float) -> Tensor:
-        """All local steps, written into ``x_CP`` and ``state``; returns each client's mean loss over its steps."""
+    def train(
+        self,
+        x_CP: Tensor,
+        state: Rows,
+        batches: Batches,
+        optimizer: Optimizer,
+        lr: float,
+        start_P: Tensor | None = None,
+    ) -> Tensor:
+        """All local steps of a stack.
+
+        Args:
+            x_CP: where each client starts; overwritten with where it ends.
+            state: optimiser state, overwritten likewise.
+            batches: their batches.
+            optimizer: the local optimiser.
+            lr: its step size in this round.
+            start_P: what every row of ``x_CP`` is, where they are all the same.
+
+        Returns:
+            Each client's mean loss over its steps, [C].
+        """
         if self.form == "inplace" and optimizer.accumulates(x_CP, state, lr) is not None:
-            total_C = self._train_inplace(x_CP, state, batches, optimizer, lr)
+            total_C = self._train_inplace(x_CP, state, batches, optimizer, lr, start_P)
         elif self.form == "compiled":
             total_C = self._train_compiled(x_CP, state, batches, optimizer, lr)
         else:
@@ -92,7 +112,13 @@ class Trainer:
         return total_C
 
     def _train_inplace(
-        self, x_CP: Tensor, state: Rows, batches: Batches, optimizer: Optimizer, lr: float
+        self,
+        x_CP: Tensor,
+        state: Rows,
+        batches: Batches,
+        optimizer: Optimizer,
+        lr: float,
+        start_P: Tensor | None,
     ) -> Tensor:
         chain, total_C = self.task.chain, x_CP.new_zeros(len(x_CP))
         assert chain is not None
@@ -103,7 +129,8 @@ class Trainer:
             target, beta, alpha = plan
             weights, targets = chain.views(x), chain.views(target)
             for step in steps:
-                total_C[:C] += chain.accumulate(weights, targets, beta, alpha, batches.at(step))
+                at = chain.views(start_P.expand(C, -1)) if step == 0 and start_P is not None else weights
+                total_C[:C] += chain.accumulate(at, targets, beta, alpha, batches.at(step))
                 optimizer.settle(x, rows, lr)
         return total_C
 
