@@ -1,4 +1,4 @@
-"""The command line: ``raysim run | resume | plot | compare | describe | doctor``.
+"""The command line: ``raysim run | resume | plot | compare | describe | doctor | bench``.
 
 A command is one small function that imports what it needs when it is called, so that ``--help`` stays quick.
 """
@@ -147,6 +147,30 @@ def doctor(
     Console(highlight=False).print(surgery.report(findings))
     if any(f.level == "problem" for f in findings):
         raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    workloads: Annotated[
+        list[str] | None, typer.Argument(help="mlp cnn many full null registered; all.")
+    ] = None,
+    actors: Annotated[int, typer.Option(help="Ray client actors to measure with.")] = 2,
+    blocks: Annotated[bool, typer.Option("--blocks", help="Measure block sizes, in process.")] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the measurements here.")
+    ] = None,
+) -> None:
+    """Measure client updates per second beside a hand-written PyTorch loop and the machine's sgemm rate."""
+    import json
+
+    from raysim.bench import suite
+
+    names = suite.known(list(workloads or []))
+    tell = lambda line: typer.echo(line, err=True)
+    rows = list(suite.blocks(names, tell) if blocks else suite.suite(names, actors, tell))
+    typer.echo(suite.markdown(rows))
+    if json_file is not None:
+        json_file.write_text(json.dumps(rows, indent=1))
 
 
 # ---- what commands share ----------------------------------------------------------------------

@@ -31,7 +31,8 @@ def suite(names: list[str], actors: int, tell: Tell) -> Iterator[dict[str, Any]]
     for name in names:
         plain = name in ("null", "registered")
         reference = {} if name == "registered" else one("reference", "--of", name)
-        yield _row(name, "hand-written PyTorch loop, 1 thread", reference, tell) if reference else {}
+        if reference:
+            yield _row(name, "hand-written PyTorch loop, 1 thread", reference, tell)
         yield _row(name, "raysim, in process", one(name), tell)
         for number in sorted({1, actors} if name == "full" else {actors}):
             yield _row(
@@ -64,7 +65,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         "| workload | system | client updates/s | of sgemm limit | µs per client | round, ms | peak MB | form, block |"
     ]
     lines += ["| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |"]
-    for row in filter(None, rows):
+    for row in rows:
         limit = _limit(rows, row)
         lines.append(
             f"| {row['workload']} | {row['system']} | {row['updates_per_s']:,.0f} | {limit} | "
@@ -79,9 +80,7 @@ def _limit(rows: list[dict[str, Any]], row: dict[str, Any]) -> str:
     """Share of the sgemm rate of as many cores as the system used."""
     cores = max(1, row.get("actors", 1))
     name = f"sgemm limit, {cores} core{'s' * (cores > 1)}"
-    limits = [
-        r["updates_per_s"] for r in rows if r and (r["workload"], r["system"]) == (row["workload"], name)
-    ]
+    limits = [r["updates_per_s"] for r in rows if (r["workload"], r["system"]) == (row["workload"], name)]
     return f"{row['updates_per_s'] / limits[0]:.0%}" if limits else ""
 
 

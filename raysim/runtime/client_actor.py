@@ -17,6 +17,8 @@ from raysim.core.host import Host, Partial, Setup
 from raysim.core.interfaces import as_tensor
 from raysim.runtime import checkpoint
 
+PAGE = 4096  # bytes
+
 
 class ClientActor:
     """Hosts clients in this process.
@@ -32,6 +34,8 @@ class ClientActor:
         torch.set_num_threads(threads)
         if fraction > 0:
             torch.cuda.set_per_process_memory_fraction(fraction)
+        for array in arrays:
+            touch(array)
         names = ("x_train", "y_train", "x_test", "y_test")
         dataset = replace(setup.dataset, **dict(zip(names, arrays, strict=True)))
         self.host = Host(replace(setup, dataset=dataset), "cuda" if fraction > 0 else "cpu")
@@ -84,3 +88,8 @@ class ClientActor:
     def load_rows(self, files: list[Path]) -> np.ndarray:
         """Replace this host's rows by those of files; returns their clients."""
         return checkpoint.load_rows(self.host.rows, files)
+
+
+def touch(array: np.ndarray) -> None:
+    """Map every page of an array in shared memory now, so that no round stops for page faults."""
+    array.reshape(-1)[:: max(1, PAGE // array.itemsize)].sum()

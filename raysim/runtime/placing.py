@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 from typing import Any
 
 import ray
@@ -14,27 +15,43 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from raysim.core.placement import Placement
 from raysim.core.plugin import ConfigError
 
+KNOCK = 10.0  # seconds for a cluster to answer at all
 START = 300.0  # seconds for actors to start: each imports torch, and small machines start many at once
 
 
 def connect(placement: Placement) -> None:
-    """Join the cluster that is asked for, the one this process has joined already, or a new one on this machine."""
+    """Join the cluster that is asked for, the one this process has joined already, or a new one on this machine.
+
+    Raises:
+        ConfigError: nothing answers at the address.
+    """
     if ray.is_initialized():
-        return
-    if placement.address is not None:
-        ray.init(address=placement.address, log_to_driver=False, logging_level=logging.ERROR)
         return
     os.environ.setdefault(
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
     )  # the behaviour Ray is moving to; no warning
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if placement.address is not None:
+        _knock(placement.address)
+        ray.init(address=placement.address, **quiet)
+        return
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 puts clients behind every idle daemon
     cpus = max(os.cpu_count() or 1, math.ceil(placement.actors * placement.cpus_per_actor))
-    ray.init(
-        address="local",
-        num_cpus=cpus,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+
+
+def _knock(address: str) -> None:
+    """See whether somebody listens at host:port: Ray itself would try for many minutes without a word."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return  # "auto", "local": Ray knows at once
+    try:
+        socket.create_connection((host, int(port)), timeout=KNOCK).close()
+    except OSError as error:
+        raise ConfigError(
+            f"No Ray cluster answers at placement.address {address!r} ({error}). Start one with `ray start --head` and "
+            "use the address it prints, or leave the address out to start Ray on this machine."
+        ) from None
 
 
 def per_gpu(placement: Placement) -> int:

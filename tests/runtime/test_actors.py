@@ -89,3 +89,15 @@ def test_too_many_actors_or_gpus_are_refused_with_the_numbers():
         digits(placement=rs.Placement(actors=40)).run(None)
     with pytest.raises(rs.ConfigError, match=r"1 GPUs, but the cluster has 0: leave gpus_per_actor at 0"):
         digits(placement=rs.Placement(actors=2, gpus_per_actor=0.5)).run(None)
+
+
+def test_an_address_where_nobody_listens_is_said_at_once(monkeypatch):
+    import ray
+
+    from raysim.runtime import placing
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(
+        rs.ConfigError, match=r"No Ray cluster answers at placement\.address '127\.0\.0\.1:1'"
+    ):
+        placing.connect(rs.Placement(actors=1, address="127.0.0.1:1"))
