@@ -19,6 +19,7 @@ from raysim.core.cohort import Cohort
 from raysim.core.cohorts import Plan, Shards
 from raysim.core.execution import examples_of
 from raysim.core.interfaces import Dataset, as_tensor
+from raysim.core.layout import aligned
 from raysim.core.local import Local
 from raysim.core.reduction import Node, Tree
 from raysim.core.rows import RowStore
@@ -93,7 +94,7 @@ class Host:
         self.trainer = Trainer(self.task, setup.form)
         data = setup.dataset
         self.examples = examples_of(data, setup.shards, self.device)
-        self.test = as_tensor(data.x_test, self.device), as_tensor(data.y_test, self.device)
+        self.test = aligned(as_tensor(data.x_test, self.device)), as_tensor(data.y_test, self.device)
         self.rows = RowStore(self.device)
         self.stack: int | None = None
         self.width = self._fixed_width() if setup.form == "compiled" else None
@@ -121,7 +122,7 @@ class Host:
             ClientError: the function failed for a client.
         """
         self.rows.admit(plan.ids_C)
-        shared = tuple(v.to(self.device) if isinstance(v, Tensor) else v for v in shared)
+        shared = tuple(aligned(v.to(self.device)) if isinstance(v, Tensor) else v for v in shared)
         partial, tree = Partial(), Tree(plan.blocks)
         reports: dict[str, list[Tensor]] = {}
         for b in range(len(plan.bounds) - 1):
@@ -232,7 +233,7 @@ class Host:
     def evaluate(self, x_P: Tensor, chunks: list[int]) -> list[tuple[float, float | None, int]]:
         """Loss sum, hit sum and number of examples of each chunk of the test set."""
         x, y = self.test
-        x_P = x_P.to(self.device)
+        x_P = aligned(x_P.to(self.device))
         parts = [slice(c * CHUNK, (c + 1) * CHUNK) for c in chunks]
         return [self.task.evaluate(x_P, x[s], y[s]) for s in parts]
 

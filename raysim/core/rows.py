@@ -1,7 +1,8 @@
 """Row state: what a client keeps from round to round (optimiser state, control variates, its own model).
 
 A host stores the rows of the clients it has worked on, one tensor per name, one slot per client. A block whose clients
-lie in consecutive slots works on a view; any other block on a copy that is written back.
+lie in consecutive slots works on a view; any other block on a copy that is written back. Rows are padded to whole cache
+lines, in both: see ``layout.py``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 from torch import Tensor
+
+from raysim.core.layout import padded
 
 
 class RowStore:
@@ -33,17 +36,17 @@ class RowStore:
         """
         self.admit(ids_C)
         if name not in self.tensors:
-            self.fills[name] = fill_P.to(self.device).clone()
-            self.tensors[name] = self.fills[name].repeat(self._capacity(), 1)
+            self._new(name, fill_P)
+        width = len(self.fills[name])
         slots = np.fromiter((self.slot[int(i)] for i in ids_C), np.int64, len(ids_C))
         if (np.diff(slots) == 1).all():
-            return self.tensors[name][slots[0] : slots[0] + len(slots)], None
+            return self.tensors[name][slots[0] : slots[0] + len(slots), :width], None
         index = torch.from_numpy(slots).to(self.device)
-        return self.tensors[name].index_select(0, index), index
+        return self.tensors[name].index_select(0, index)[:, :width], index
 
     def write(self, name: str, rows_CP: Tensor, slots: Tensor) -> None:
         """Put back a copy that ``checkout`` gave."""
-        self.tensors[name].index_copy_(0, slots, rows_CP)
+        self.tensors[name][:, : rows_CP.shape[1]].index_copy_(0, slots, rows_CP)
 
     def give(self, ids: Iterable[int]) -> dict[str, np.ndarray]:
         """Hand the rows of these clients over to another host: they are forgotten here."""
@@ -55,7 +58,8 @@ class RowStore:
     def peek(self, ids: Iterable[int]) -> dict[str, np.ndarray]:
         """Copies of the rows of these clients, in the order asked for."""
         slots = torch.tensor([self.slot[int(i)] for i in ids], dtype=torch.int64, device=self.device)
-        return {name: t.index_select(0, slots).cpu().numpy() for name, t in self.tensors.items()}
+        pick = lambda name: self.tensors[name].index_select(0, slots)[:, : len(self.fills[name])].contiguous()
+        return {name: pick(name).cpu().numpy() for name in self.tensors}
 
     def take(self, ids: np.ndarray, rows: dict[str, np.ndarray], fills: dict[str, np.ndarray]) -> None:
         """Accept rows that another host gave or a checkpoint held."""
@@ -63,9 +67,18 @@ class RowStore:
         slots = torch.tensor([self.slot[int(i)] for i in ids], dtype=torch.int64, device=self.device)
         for name, values in rows.items():
             if name not in self.tensors:
-                self.fills[name] = torch.from_numpy(np.array(fills[name])).to(self.device)
-                self.tensors[name] = self.fills[name].repeat(self._capacity(), 1)
-            self.tensors[name].index_copy_(0, slots, torch.from_numpy(np.array(values)).to(self.device))
+                self._new(name, torch.from_numpy(np.array(fills[name])))
+            self.write(name, torch.from_numpy(np.array(values)).to(self.device), slots)
+
+    def _new(self, name: str, fill_P: Tensor) -> None:
+        self.fills[name] = fill_P.to(self.device).clone()
+        self.tensors[name] = self._filled(name, self._capacity())
+
+    def _filled(self, name: str, rows: int) -> Tensor:
+        fill = self.fills[name]
+        tensor = fill.new_zeros(rows, padded(len(fill), fill.dtype))
+        tensor[:, : len(fill)] = fill
+        return tensor
 
     def _capacity(self) -> int:
         return max([len(self.slot), 1 + max(self.slot.values(), default=-1)])
@@ -84,6 +97,6 @@ class RowStore:
         grown = self._capacity()
         for name, old in self.tensors.items():
             kept = [s for s in free[: len(new)] if s < len(old)]
-            old[kept] = self.fills[name]
+            old[kept, : len(self.fills[name])] = self.fills[name]
             if grown > len(old):
-                self.tensors[name] = torch.cat([old, self.fills[name].repeat(grown - len(old), 1)])
+                self.tensors[name] = torch.cat([old, self._filled(name, grown - len(old))])
