@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from pathlib import Path
 
@@ -39,28 +38,13 @@ def flops(w: Workload) -> int:
     return counter.get_total_flops() * (w.per_client // w.batch)
 
 
-class Memory:
-    """Peak memory of this process and all its descendants, sampled while the block runs (Linux; elsewhere 0).
+def memory_mb() -> float:
+    """Memory of this process and all its descendants now (Linux; elsewhere 0).
 
     Proportional set size: a page that several processes map is shared out among them, so that nothing counts twice.
+    Reading it stops the processes for a moment, so it is not for timed stretches.
     """
-
-    def __init__(self) -> None:
-        self.peak_mb = 0.0
-        self._done = threading.Event()
-
-    def __enter__(self) -> Memory:
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._done.wait(0.5):
-            self.peak_mb = max(self.peak_mb, sum(_pss(pid) for pid in _tree(os.getpid())) / 1024)
+    return sum(_pss(pid) for pid in _tree(os.getpid())) / 1024
 
 
 def _tree(root: int) -> list[int]:

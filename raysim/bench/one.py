@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from raysim.bench import machine, reference
 from raysim.bench.workloads import WORKLOADS, simulation
+from raysim.runtime import placing
 from raysim.runtime.coordinator import Coordinator
 
 WARM = 3
@@ -20,31 +22,30 @@ def measure(
     name: str, actors: int, form: str = "auto", block: int | None = None, rounds: int | None = None
 ) -> dict[str, Any]:
     """Client updates per second of a workload, and what they took."""
-    from dataclasses import replace
-
     w = WORKLOADS[name]
     w = replace(w, rounds=rounds or w.rounds)
     began = time.perf_counter()
     marks: list[tuple[int, float]] = []
+    memory = [0.0]
 
-    def watch(event: dict[str, Any]) -> None:
+    def watch(
+        event: dict[str, Any],
+    ) -> None:  # between rounds, whose seconds the coordinator counts without it
         if event["kind"] == "round":
             marks.append((event["client_updates"], event["seconds"]))
+            if len(marks) in (WARM, WARM + w.rounds):
+                memory.append(machine.memory_mb())
 
-    with machine.Memory() as memory:
-        sim = simulation(w, actors, form, block, WARM)
-        if actors:
-            from raysim.runtime import placing
-
-            placing.connect(sim.placement)
-        outcome = Coordinator(sim, None, watch=watch).run()
-        total = time.perf_counter() - began
-        time.sleep(0.6)  # one more sample of memory
+    sim = simulation(w, actors, form, block, WARM)
+    if actors:
+        placing.connect(sim.placement)
+    outcome = Coordinator(sim, None, watch=watch).run()
+    total = time.perf_counter() - began
     (u0, s0), (u1, s1) = marks[WARM - 1], marks[-1]
     return {
         "workload": name, "actors": actors, "form": outcome.form, "block": outcome.block,
         "updates_per_s": (u1 - u0) / (s1 - s0), "round_ms": 1000 * (s1 - s0) / w.rounds,
-        "peak_mb": memory.peak_mb, "startup_s": total - s1, "loss": outcome.rows[-1]["loss"],
+        "peak_mb": max(memory), "startup_s": total - s1, "loss": outcome.rows[-1]["loss"],
     }  # fmt: skip
 
 

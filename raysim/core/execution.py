@@ -36,9 +36,10 @@ class Execution(Plugin):
     block: Count | None = None
 
 
-# Bytes of parameters that a block should hold on a CPU, from `raysim bench --blocks` on a core with 1 MB of L2 cache
-# and a share of 32 MB L3: smaller blocks pay for dispatch, larger ones leave the cache.
-CPU_BLOCK_BYTES = 5 << 20
+# Bytes of parameters and optimiser state that a block should hold on a CPU, from `raysim bench --blocks`: smaller blocks
+# pay for dispatch, larger ones leave the cache, the more so the more processes share it (on two busy cores a block of
+# 25 MLPs with momentum ran at 0.6 of the speed of a block of 8).
+CPU_BLOCK_BYTES = 13 << 18
 GPU_BLOCK = 256
 BLOCKS = 4  # at least so many for a cohort worth splitting, and a multiple of it: work for 1, 2 or 4 actors
 
@@ -46,9 +47,15 @@ SLOW_STACKED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.RNNBase)
 """Layers that run no faster (convolutions: grouped) or not at all (recurrent) under vmap on a CPU."""
 
 
-def choose_block(cohort: int, P: int, device: str) -> int:
-    """Clients per block for a cohort of that size."""
-    target = GPU_BLOCK if device == "cuda" else max(1, min(256, CPU_BLOCK_BYTES // (4 * P)))
+def choose_block(cohort: int, row: int, device: str) -> int:
+    """Clients per block for a cohort of that size.
+
+    Args:
+        cohort: clients per round.
+        row: floats that a client's parameters and optimiser state take.
+        device: "cpu" or "cuda".
+    """
+    target = GPU_BLOCK if device == "cuda" else max(1, min(256, CPU_BLOCK_BYTES // (4 * row)))
     blocks = -(-cohort // target)
     if device != "cuda" and cohort >= 4 * BLOCKS:
         blocks = -(-max(blocks, BLOCKS) // BLOCKS) * BLOCKS

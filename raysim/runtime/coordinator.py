@@ -142,12 +142,12 @@ class Coordinator:
         self.P, self.initial = task.P, task.initial()
         device = self._device()
         size = sim.cohort_size(self.shards.number)
+        state = sim.local.optimizer.init(self.initial.unsqueeze(0))
+        row = task.P + sum(rows.shape[1] for rows in state.values())
         form = facts.get("form") or choose_form(
-            sim.execution.form, task, examples_of(dataset, self.shards), device.split(":")[0]
+            sim.execution.form, task, examples_of(dataset, self.shards), device
         )
-        self.block = (
-            facts.get("block") or sim.execution.block or choose_block(size, task.P, device.split(":")[0])
-        )
+        self.block = facts.get("block") or sim.execution.block or choose_block(size, row, device)
         first = "stacked" if form == "fastest" else form
         setup = Setup(dataset, self.shards, module, sim.local, sim.seed, first, self.block)
         self.fleet = self._fleet(setup, device)

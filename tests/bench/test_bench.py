@@ -71,8 +71,7 @@ def test_failures_are_shown():
 
 
 def test_memory_of_a_process_tree_is_seen():
-    with machine.Memory() as memory:
-        block = torch.ones(30_000_000)
-        memory._done.wait(1.2)
-    assert memory.peak_mb > 100
+    before = machine.memory_mb()
+    block = torch.ones(30_000_000)
+    assert 100 < machine.memory_mb() - before < 140
     del block
