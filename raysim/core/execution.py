@@ -36,9 +36,9 @@ class Execution(Plugin):
     block: Count | None = None
 
 
-# Bytes of parameters and optimiser state that a block should hold on a CPU, from `raysim bench --blocks`: smaller blocks
-# pay for dispatch, larger ones leave the cache, the more so the more processes share it (on two busy cores a block of
-# 25 MLPs with momentum ran at 0.6 of the speed of a block of 8).
+# Bytes of parameters and optimiser state that a block should hold on a CPU, from `raysim bench --blocks`: smaller
+# blocks pay for dispatch, larger ones leave the cache, the more so the more processes share it (on two busy cores a
+# block of 25 MLPs with momentum ran at 0.6 of the speed of a block of 8).
 CPU_BLOCK_BYTES = 13 << 18
 GPU_BLOCK = 256
 BLOCKS = 4  # at least so many for a cohort worth splitting, and a multiple of it: work for 1, 2 or 4 actors

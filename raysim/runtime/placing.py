@@ -15,6 +15,10 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from raysim.core.placement import Placement
 from raysim.core.plugin import ConfigError
 
+DIRECT = "RAY_max_direct_call_object_size"
+"""Ray's limit, in bytes, for what travels with a call or its answer. For a model of 200 KB an exchange takes half the
+time that way than through the object store, so a Ray that is started here gets 1 MB in place of 100 KB."""
+
 KNOCK = 10.0  # seconds for a cluster to answer at all
 START = 300.0  # seconds for actors to start: each imports torch, and small machines start many at once
 
@@ -36,6 +40,7 @@ def connect(placement: Placement) -> None:
         ray.init(address=placement.address, **quiet)
         return
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 puts clients behind every idle daemon
+    os.environ.setdefault(DIRECT, str(1 << 20))
     cpus = max(os.cpu_count() or 1, math.ceil(placement.actors * placement.cpus_per_actor))
     ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
 
@@ -52,6 +57,11 @@ def _knock(address: str) -> None:
             f"No Ray cluster answers at placement.address {address!r} ({error}). Start one with `ray start --head` and "
             "use the address it prints, or leave the address out to start Ray on this machine."
         ) from None
+
+
+def inline_bytes() -> int:
+    """Largest array that is best sent along with the call itself."""
+    return int(0.9 * int(os.environ.get(DIRECT, 100_000)))
 
 
 def per_gpu(placement: Placement) -> int:

@@ -35,7 +35,6 @@ from raysim.runtime.checkpoint import CheckpointError
 from raysim.runtime.client_actor import ClientActor
 from raysim.runtime.fleet import HostLost, chunks, pooled
 
-INLINE = 90_000  # bytes that Ray sends along with the call itself, faster than through the object store
 LOST = (RayActorError, ObjectLostError, OutOfMemoryError)
 
 
@@ -118,7 +117,7 @@ class RayFleet:
         if not isinstance(value, Tensor):
             return value
         array = value.detach().cpu().contiguous().numpy()
-        return ray.put(array) if array.nbytes > INLINE else array
+        return ray.put(array) if array.nbytes > placing.inline_bytes() else array
 
     def _move(self, parts: list[tuple[int, Plan]]) -> None:
         """Bring kept rows to the actors that need them now."""
