@@ -11,7 +11,6 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,42 +26,12 @@ from raysim.core.task import Task
 from raysim.runtime import checkpoint
 from raysim.runtime.fleet import HostLost, LocalFleet
 from raysim.runtime.folder import RunFolder
+from raysim.runtime.outcome import Outcome, Tally
 
 if TYPE_CHECKING:
     from raysim.simulation import Simulation
 
 RETRIES = 3  # a round that loses its hosts so often has another trouble than bad luck
-
-
-@dataclass
-class Outcome:
-    """What a run came to.
-
-    Args:
-        status: "finished", "diverged" or "stopped".
-        server: the last server (the one before it diverged).
-        rows: metrics of every evaluated round.
-        form: execution form that ran.
-        block: clients per block.
-        seconds: spent in rounds, without start-up and evaluation.
-    """
-
-    status: str
-    server: Server
-    rows: list[dict[str, Any]]
-    form: str
-    block: int
-    seconds: float
-
-
-@dataclass
-class Tally:
-    """Running totals that resume with the run."""
-
-    bits_up: int = 0
-    bits_down: int = 0
-    client_updates: int = 0
-    seconds: float = 0.0
 
 
 class Coordinator:
@@ -238,7 +207,12 @@ class Coordinator:
             if not self._healthy(after, clients):
                 return self._diverged(server, after, clients)
             server = after
-            self._after(server, clients)
+            try:
+                with self._warnings_told():
+                    self._after(server, clients)
+            except HostLost as error:  # with rows that clients keep, or it would have been retried
+                self._tell("warning", text=f"{error} Going back to the last checkpoint.")
+                server = self._restore()
         return self._finish(server)
 
     def _plan(self, round: int) -> Any:

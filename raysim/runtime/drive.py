@@ -13,7 +13,8 @@ from raysim.core.plugin import ConfigError
 from raysim.report.progress import Progress
 from raysim.result import Result
 from raysim.runtime import folder as folders
-from raysim.runtime.coordinator import Coordinator, Outcome
+from raysim.runtime.coordinator import Coordinator
+from raysim.runtime.outcome import Outcome
 
 if TYPE_CHECKING:
     from raysim.simulation import Simulation

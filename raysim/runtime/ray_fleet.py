@@ -8,6 +8,7 @@ worked on them last; the few that a new cohort moves go from actor to actor.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -64,7 +65,6 @@ class RayFleet:
             )
         )
         self.group = placing.reserve(placement)
-        self.warnings: list[str] = []
         try:
             self.actors = [self._start(i) for i in range(placement.actors)]
             self._get([a.pid.remote() for a in self.actors], placing.START)
@@ -110,7 +110,8 @@ class RayFleet:
             self.keeps_rows = self.keeps_rows or partial.keeps
             if partial.keeps:
                 self.owner_N[part.ids_C] = i
-            self.warnings += told
+            for text in told:
+                warnings.warn(text, stacklevel=2)  # which the coordinator passes on
         return [_writable(partial) for partial, _ in answers]
 
     def _sent(self, value: Any) -> Any:
@@ -162,9 +163,10 @@ class RayFleet:
                 parts = self._get([a.evaluate.remote(x, s) for a, s in busy])
                 return pooled([p for part in parts for p in part])
             except LOST as error:
-                self.warnings.append(self._replace_dead(error))
+                text = self._replace_dead(error)
                 if attempt == 2 or self.keeps_rows:
-                    raise HostLost(self.warnings[-1]) from None
+                    raise HostLost(text) from None
+                warnings.warn(text, stacklevel=2)
         raise AssertionError
 
     def time_forms(self, forms: list[str], plan: Plan, x_P: Tensor) -> dict[str, float]:

@@ -65,6 +65,27 @@ def test_a_killed_actor_is_replaced_and_the_bits_are_the_same(tmp_path, monkeypa
     assert any(e["kind"] == "warning" and "died" in e["text"] for e in coordinator.events)
 
 
+def test_an_actor_killed_between_rounds_takes_no_kept_rows_with_it(tmp_path):
+    """It dies while the coordinator evaluates: the run goes back to the checkpoint and ends in the same bits."""
+    import ray
+
+    from raysim.runtime.coordinator import Coordinator
+
+    expected = digits(local=KEPT, rounds=4).run(None)
+    (tmp_path / "run").mkdir()
+    sim = digits(local=KEPT, rounds=4, placement=on(2), checkpoint_every=1)
+    killed = []
+
+    def watch(event):
+        if event["kind"] == "checkpoint" and event["round"] == 2 and not killed:
+            killed.append(ray.get(coordinator.fleet.actors[0].pid.remote()))
+            os.kill(killed[0], signal.SIGKILL)
+
+    coordinator = Coordinator(sim, tmp_path / "run", watch=watch)
+    assert torch.equal(coordinator.run().server.x_P, expected.x_P)
+    assert killed
+
+
 def test_client_error_names_client_round_and_line():
     from tests.runtime.faulty import Faulty
 
