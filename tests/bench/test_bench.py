@@ -73,5 +73,5 @@ def test_failures_are_shown():
 def test_memory_of_a_process_tree_is_seen():
     before = machine.memory_mb()
     block = torch.ones(30_000_000)
-    assert 100 < machine.memory_mb() - before < 140
+    assert 100 < machine.memory_mb() - before < 200
     del block
