@@ -74,11 +74,7 @@ class Cohort:
 
         def attempt(a: int, b: int) -> Tensor:
             x = x_CP[a:b].copy_(start if start.dim() == 1 else start[a:b])
-            state = (
-                {n: r[a:b].clone() for n, r in kept.items()}
-                if copies
-                else {n: r[a:b] for n, r in kept.items()}
-            )
+            state = {n: r[a:b].clone() if copies else r[a:b] for n, r in kept.items()}
             batches = host.batches(self._plan, self._begin + a, self._begin + b)
             rows = state if local.keep_state else optimizer.init(x)
             loss_C = host.trainer.train(x, rows, batches, optimizer, lr, start if start.dim() == 1 else None)
@@ -86,9 +82,8 @@ class Cohort:
                 kept[name][a:b].copy_(value)
             return loss_C
 
-        copies = (
-            host.device.type != "cpu"
-        )  # where memory may run out half way, kept rows must survive a retry
+        # On a GPU memory may run out half way: rows that are kept must survive the retry.
+        copies = host.device.type != "cpu"
         pieces = [host.shrinking(attempt, a, b) for a, b in host.stacks(len(self))]
         if local.steps != 0:
             self.report("train_loss", torch.cat([loss_C for piece in pieces for loss_C in piece]))

@@ -46,7 +46,6 @@ class Setup:
         local: local training.
         seed: of the experiment.
         form: execution form (see ``training.FORMS``).
-        block: clients per block.
     """
 
     dataset: Dataset
@@ -55,7 +54,6 @@ class Setup:
     local: Local
     seed: int
     form: str
-    block: int
 
 
 @dataclass
@@ -68,7 +66,6 @@ class Partial:
         reports: per-client numbers, in the order of its clients.
         width: floats that each client's row holds.
         keeps: whether clients here keep rows from round to round.
-        stack: clients trained at once, where memory allowed less than a block.
     """
 
     nodes: dict[Node, tuple[Any, ...]] = field(default_factory=dict)
@@ -76,7 +73,6 @@ class Partial:
     reports: dict[str, np.ndarray] = field(default_factory=dict)
     width: int = 0
     keeps: bool = False
-    stack: int | None = None
 
 
 class Host:
@@ -89,7 +85,7 @@ class Host:
 
     def __init__(self, setup: Setup, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
-        self.seed, self.local, self.block = setup.seed, setup.local, setup.block
+        self.seed, self.local = setup.seed, setup.local
         self.task = Task(setup.module, setup.dataset.loss, self.device)
         self.trainer = Trainer(self.task, setup.form)
         data = setup.dataset
@@ -135,7 +131,7 @@ class Host:
                 self._collect(partial, tree, plan, b, result, reduce)
         partial.nodes = tree.nodes
         partial.reports = {name: torch.cat(parts).cpu().numpy() for name, parts in reports.items()}
-        partial.keeps, partial.stack = bool(self.rows.tensors), self.stack
+        partial.keeps = bool(self.rows.tensors)
         return partial
 
     def _collect(self, partial: Partial, tree: Tree, plan: Plan, b: int, result: Any, reduce: str) -> None:

@@ -118,7 +118,7 @@ class Coordinator:
         )
         self.block = facts.get("block") or sim.execution.block or choose_block(size, row, device)
         first = "stacked" if form == "fastest" else form
-        setup = Setup(dataset, self.shards, module, sim.local, sim.seed, first, self.block)
+        setup = Setup(dataset, self.shards, module, sim.local, sim.seed, first)
         self.fleet = self._fleet(setup, device)
         self.form = self._fastest(task) if form == "fastest" else form
         self._tell(
