@@ -56,6 +56,20 @@ class Examples:
     y: Tensor
     shards: Shards
     augment: Callable[[Tensor, Tensor], Tensor] | None = None
+    _x: Tensor | None = None
+    _y: Tensor | None = None
+
+    def take(self, index: Tensor, keep: bool = False) -> tuple[Tensor, Tensor]:
+        """Inputs and labels at ``index`` (one axis), in memory that the next call overwrites unless asked to keep it.
+
+        The same memory for every batch stays in the cache.
+        """
+        if keep:
+            return self.x.index_select(0, index), self.y.index_select(0, index)
+        if self._x is None or self._y is None or len(self._x) < len(index):
+            self._x, self._y = (t.new_empty(len(index), *t.shape[1:]) for t in (self.x, self.y))
+        x, y = self._x[: len(index)], self._y[: len(index)]
+        return torch.index_select(self.x, 0, index, out=x), torch.index_select(self.y, 0, index, out=y)
 
 
 class Batches:
@@ -149,25 +163,26 @@ class Batches:
 
     def active(self, step: int) -> int:
         """How many clients, from the first, train at ``step``."""
+        if len(self.steps_C) and self.steps_C[-1] > step:
+            return len(self.steps_C)
         return int(np.searchsorted(-self.steps_C, -step, side="left"))
 
-    def segments(self) -> Iterator[tuple[int, range]]:
-        """(clients, steps): stretches of steps through which the same first clients train."""
-        first = 0
+    def segments(self, first: int = 0) -> Iterator[tuple[int, range]]:
+        """(clients, steps): stretches of steps, from step ``first``, through which the same first clients train."""
         while first < self.steps:
             clients = self.active(first)
             last = int(self.steps_C[clients - 1])
             yield clients, range(first, last)
             first = last
 
-    def at(self, step: int) -> Batch:
-        """The batch of the clients that train at ``step``."""
+    def at(self, step: int, keep: bool = False) -> Batch:
+        """The batch of the clients that train at ``step``; unless asked to ``keep`` it, the next one overwrites it."""
         rows = self.active(step)
         if self.full and self._fixed is not None:
             batch = self._fixed.rows(0, rows)
         else:
             batch = self._gather(
-                self.index_KCB[0 if self.full else step, :rows], rows, 0 if self.full else step
+                self.index_KCB[0 if self.full else step, :rows], rows, 0 if self.full else step, keep
             )
             self._fixed = batch if self.full and rows == len(self.steps_C) else None
         if self.dropout or self.augment:
@@ -177,10 +192,10 @@ class Batches:
                 batch.x_CB = self.augment(batch.x_CB, streams.key(key_C, "augment"))
         return batch
 
-    def _gather(self, index_CB: Tensor, rows: int, step: int) -> Batch:
+    def _gather(self, index_CB: Tensor, rows: int, step: int, keep: bool) -> Batch:
         flat, shape = index_CB.reshape(-1), index_CB.shape
-        x = self.examples.x.index_select(0, flat).view(*shape, *self.examples.x.shape[1:])
-        y = self.examples.y.index_select(0, flat).view(*shape, *self.examples.y.shape[1:])
+        x, y = self.examples.take(flat, keep)
+        x, y = x.view(*shape, *x.shape[1:]), y.view(*shape, *y.shape[1:])
         weight = None if self.weight_CKB is None else self.weight_CKB[:rows, step]
         return Batch(x, y, weight)
 

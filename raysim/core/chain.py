@@ -46,7 +46,7 @@ class Layer:
     def views(self, rows_CP: Tensor) -> tuple[Tensor, Tensor | None]:
         """Weight [C, out, in] and bias [C, out] of every row, as views."""
         size = self.inputs * self.outputs
-        weight = rows_CP[:, self.offset : self.offset + size].unflatten(1, (self.outputs, self.inputs))
+        weight = rows_CP[:, self.offset : self.offset + size].view(len(rows_CP), self.outputs, self.inputs)
         start = self.offset + size
         return weight, rows_CP[:, start : start + self.outputs] if self.bias else None
 

@@ -60,26 +60,42 @@ class Cohort:
     def __len__(self) -> int:
         return len(self.ids_C)
 
-    @torch.no_grad()
     def train(self, start: Tensor) -> Tensor:
         """Local training from ``start`` ([P] for all, or rows [C, P]); returns the trained rows, free to change.
 
         The rows live in a buffer of the host that the next block's training reuses.
         """
+        return self._train(start, change=False)
+
+    def update(self, start: Tensor) -> Tensor:
+        """What local training from ``start`` changes, ``train(start) - start``, in fewer passes over memory."""
+        return self._train(start, change=True)
+
+    @torch.no_grad()
+    def _train(self, start: Tensor, change: bool) -> Tensor:
         host, local = self._host, self._host.local
         optimizer, lr = local.optimizer, at_round(local.optimizer.lr, self.round)
         x_CP = host.buffer(len(self))
         fill = self._fill() if local.keep_state else {}
         kept = {name: self.state.rows(f"optimizer.{name}", f) for name, f in fill.items()}
+        shared = start if start.dim() == 1 else None
 
         def attempt(a: int, b: int) -> Tensor:
-            x = x_CP[a:b].copy_(start if start.dim() == 1 else start[a:b])
-            state = {n: r[a:b].clone() if copies else r[a:b] for n, r in kept.items()}
+            x = x_CP[a:b]
             batches = host.batches(self._plan, self._begin + a, self._begin + b)
+            if change and shared is not None:
+                loss_C = host.trainer.change(x, shared, batches, optimizer, lr)
+                if loss_C is not None:
+                    return loss_C
+            begin = start if shared is not None else start[a:b]
+            x.copy_(begin)
+            state = {n: r[a:b].clone() if copies else r[a:b] for n, r in kept.items()}
             rows = state if local.keep_state else optimizer.init(x)
-            loss_C = host.trainer.train(x, rows, batches, optimizer, lr, start if start.dim() == 1 else None)
+            loss_C = host.trainer.train(x, rows, batches, optimizer, lr, shared)
             for name, value in state.items() if copies else ():
                 kept[name][a:b].copy_(value)
+            if change:
+                x.sub_(begin)
             return loss_C
 
         # On a GPU memory may run out half way: rows that are kept must survive the retry.

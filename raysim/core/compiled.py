@@ -39,7 +39,7 @@ def train_compiled(
         cache[key] = torch.compile(functools.partial(_steps, task, optimizer), dynamic=False)
     rows = len(x_CP)
     for first in range(0, steps, chunk):
-        stacked = [_padded(batches.at(step), rows) for step in range(first, first + chunk)]
+        stacked = [_padded(batches.at(step, keep=True), rows) for step in range(first, first + chunk)]
         active = None
         if batches.steps_C.min() < steps:
             active = torch.stack(

@@ -47,15 +47,18 @@ SLOW_STACKED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.RNNBase)
 """Layers that run no faster (convolutions: grouped) or not at all (recurrent) under vmap on a CPU."""
 
 
-def choose_block(cohort: int, row: int, device: str) -> int:
+def choose_block(cohort: int, row: int, device: str, steps: int = 2) -> int:
     """Clients per block for a cohort of that size.
 
     Args:
         cohort: clients per round.
         row: floats that a client's parameters and optimiser state take.
         device: "cpu" or "cuda".
+        steps: local steps of the client that takes most. Rows of a single step are written once and read once, so
+            that twice as many may be under way.
     """
-    target = GPU_BLOCK if device == "cuda" else max(1, min(256, CPU_BLOCK_BYTES // (4 * row)))
+    room = CPU_BLOCK_BYTES * (2 if steps == 1 else 1)
+    target = GPU_BLOCK if device == "cuda" else max(1, min(256, room // (4 * row)))
     blocks = -(-cohort // target)
     if device != "cuda" and cohort >= 4 * BLOCKS:
         blocks = -(-max(blocks, BLOCKS) // BLOCKS) * BLOCKS

@@ -100,6 +100,37 @@ class Trainer:
             total_C = self._train_steps(x_CP, state, batches, optimizer, lr)
         return total_C / torch.from_numpy(batches.steps_C).to(total_C)
 
+    @torch.no_grad()
+    def change(
+        self, x_CP: Tensor, start_P: Tensor, batches: Batches, optimizer: Optimizer, lr: float
+    ) -> Tensor | None:
+        """All local steps from one start; ``x_CP`` becomes what they changed, not where they ended.
+
+        A first step that is nothing but -lr times the gradient is written as such: a client with a single step never
+        has a row of parameters at all, which saves three of five passes over memory.
+
+        Returns:
+            Each client's mean loss over its steps, [C]; None, and nothing done, where the form or the optimiser's first
+            step is not of that kind.
+        """
+        chain = self.task.chain
+        if self.form != "inplace" or chain is None or optimizer.init(x_CP[:1]):
+            return None
+        plan = optimizer.accumulates(x_CP, {}, lr)
+        if plan is None or plan[0] is not x_CP or plan[1] != 1 or int(batches.steps_C[-1]) == 0:
+            return None
+        at = chain.views(start_P.expand(len(x_CP), -1))
+        total_C = chain.accumulate(at, chain.views(x_CP), 0, plan[2], batches.at(0))
+        if batches.steps > 1:
+            more = x_CP[: batches.active(1)].add_(start_P)
+            for C, steps in batches.segments(1):
+                weights = chain.views(x_CP[:C])
+                for step in steps:
+                    total_C[:C] += chain.accumulate(weights, weights, 1, plan[2], batches.at(step))
+            more.sub_(start_P)
+            total_C /= torch.from_numpy(batches.steps_C)
+        return total_C
+
     def _train_steps(
         self, x_CP: Tensor, state: Rows, batches: Batches, optimizer: Optimizer, lr: float
     ) -> Tensor:

@@ -43,4 +43,4 @@ class Averaging(Rule):
 
 def local_update(cohort: Cohort, x_P: Tensor) -> Tensor:
     """What each client's training changed, [C, P]."""
-    return cohort.train(x_P).sub_(x_P)
+    return cohort.update(x_P)

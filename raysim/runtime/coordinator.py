@@ -116,7 +116,11 @@ class Coordinator:
         form = facts.get("form") or choose_form(
             sim.execution.form, task, examples_of(dataset, self.shards), device
         )
-        self.block = facts.get("block") or sim.execution.block or choose_block(size, row, device)
+        self.block = (
+            facts.get("block")
+            or sim.execution.block
+            or choose_block(size, row, device, int(sim.local.steps_of(self.shards.sizes_N).max(initial=0)))
+        )
         first = "stacked" if form == "fastest" else form
         setup = Setup(dataset, self.shards, module, sim.local, sim.seed, first)
         self.fleet = self._fleet(setup, device)

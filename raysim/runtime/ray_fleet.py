@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import ray
+import ray.cloudpickle
 import torch
 from ray.exceptions import (
     GetTimeoutError,
@@ -31,10 +32,11 @@ from raysim.core import cohorts
 from raysim.core.cohorts import Plan
 from raysim.core.host import Partial, Setup
 from raysim.core.placement import Placement
-from raysim.runtime import placing
+from raysim.runtime import mailbox, placing
 from raysim.runtime.checkpoint import CheckpointError
-from raysim.runtime.client_actor import ClientActor
+from raysim.runtime.client_actor import Beside, ClientActor
 from raysim.runtime.fleet import HostLost, chunks, pooled
+from raysim.runtime.mailbox import Mailbox, Slip
 
 LOST = (RayActorError, ObjectLostError, OutOfMemoryError)
 
@@ -65,9 +67,10 @@ class RayFleet:
             )
         )
         self.group = placing.reserve(placement)
+        self.mailboxes: list[Mailbox | None] = [None] * placement.actors
         try:
             self.actors = [self._start(i) for i in range(placement.actors)]
-            self._get([a.pid.remote() for a in self.actors], placing.START)
+            self._await(list(range(placement.actors)))
         except BaseException:
             self.close()
             raise
@@ -76,6 +79,18 @@ class RayFleet:
         options = placing.options(self.placement, self.group, i)
         actor = ray.remote(**options)(ClientActor)
         return actor.remote(self._light, self.placement.threads, self.placement.gpus_per_actor, *self._arrays)
+
+    def _await(self, indices: list[int]) -> None:
+        """Wait until these actors have started, and share a mailbox with those on this machine."""
+        self._get([self.actors[i].pid.remote() for i in indices], placing.START)
+        for i in indices:
+            made = mailbox.create(len(self.actors))
+            try:
+                here = made is not None and self._get(self.actors[i].join.remote(made[1]))
+                self.mailboxes[i] = made[0] if made and here else None
+            finally:
+                if made:
+                    mailbox.forget(made[1])
 
     def _get(self, refs: Any, timeout: float | None = None) -> Any:
         """Results; the client's own error where there was one, HostLost where actors died."""
@@ -98,11 +113,15 @@ class RayFleet:
         """Run a client function on every actor's run of blocks."""
         runs = cohorts.runs(plan, self.setup.local, self.setup.shards, len(self.actors))
         parts = [(i, plan.part(a, b)) for i, (a, b) in enumerate(runs) if b > a]
-        sent = [self._sent(v) for v in shared]
+        posted = self._posted(shared, [i for i, _ in parts])
         try:
             if self.keeps_rows:
                 self._move(parts)
-            refs = [self.actors[i].exchange.remote(function, part, reduce, *sent) for i, part in parts]
+            refs = []
+            for i, part in parts:
+                values, large = posted[i]
+                call = ray.cloudpickle.dumps((function, part, reduce, values))
+                refs.append(self.actors[i].exchange.remote(call, *large))
             answers = self._get(refs)
         except LOST as error:
             raise HostLost(self._replace_dead(error)) from None
@@ -112,7 +131,38 @@ class RayFleet:
                 self.owner_N[part.ids_C] = i
             for text in told:
                 warnings.warn(text, stacklevel=2)  # which the coordinator passes on
-        return [_writable(partial) for partial, _ in answers]
+        return [self._received(i, partial) for (i, _), (partial, _) in zip(parts, answers, strict=True)]
+
+    def _posted(self, shared: tuple[Any, ...], indices: list[int]) -> dict[int, tuple[list[Any], list[Any]]]:
+        """Shared values for each actor, and what travels beside its call.
+
+        Tensors are slips where the actor has a mailbox with room; for all other actors they are put into the object
+        store once (or sent along, small as they are).
+        """
+        posted: dict[int, tuple[list[Any], list[Any]]] = {i: ([], []) for i in indices}
+        boxes = {i: box for i in indices if (box := self.mailboxes[i])}
+        for box in boxes.values():
+            box.begin()
+        for value in shared:
+            array = value.detach().cpu().contiguous().numpy() if isinstance(value, Tensor) else None
+            sent = None
+            for i, (values, large) in posted.items():
+                slip = boxes[i].put(0, array) if array is not None and i in boxes else None
+                if array is not None and slip is None:
+                    sent = self._sent(value) if sent is None else sent
+                    values.append(Beside(len(large)))
+                    large.append(sent)
+                else:
+                    values.append(value if slip is None else slip)
+        return posted
+
+    def _received(self, i: int, partial: Partial) -> Partial:
+        """An actor's tensors, copied: slips lead into memory it will overwrite, the object store is read-only."""
+        box = self.mailboxes[i]
+        read = lambda v: torch.from_numpy(np.array(box.get(v) if box and isinstance(v, Slip) else v))
+        copies = lambda values: tuple(read(v) for v in values)
+        nodes = {n: copies(v) for n, v in partial.nodes.items()}
+        return replace(partial, nodes=nodes, rows=[copies(r) for r in partial.rows])
 
     def _sent(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
@@ -141,7 +191,7 @@ class RayFleet:
                 dead.append(i)
                 ray.kill(actor)
                 self.actors[i] = self._start(i)
-        self._get([self.actors[i].pid.remote() for i in dead], placing.START)
+        self._await(dead)
         self._form_again(dead)
         self.owner_N[:] = -1
         kind = type(error).__name__
@@ -219,13 +269,3 @@ class RayFleet:
                 ray.util.remove_placement_group(self.group)
             except RayError:
                 time.sleep(0)  # the cluster is gone, and the group with it
-
-
-def _writable(partial: Partial) -> Partial:
-    """Tensors that may be added to in place: what came through the object store is read-only."""
-    copies = lambda values: tuple(torch.from_numpy(np.array(v)) for v in values)
-    return replace(
-        partial,
-        nodes={n: copies(v) for n, v in partial.nodes.items()},
-        rows=[copies(r) for r in partial.rows],
-    )

@@ -9,8 +9,9 @@ from torch import nn
 
 import raysim as rs
 from raysim.core import execution
+from raysim.core.cohorts import plan
 from raysim.core.execution import choose_block
-from raysim.core.host import Host
+from raysim.core.host import Host, Setup
 from tests.experiments import arrays, digits, same
 
 
@@ -173,3 +174,36 @@ def test_models_with_a_frozen_part_keep_it(tmp_path):
     result = sim.run(None)
     assert torch.equal(result.model()[2].weight, sim.initial_model()[2].weight)
     assert not torch.equal(result.model()[0].weight, sim.initial_model()[0].weight)
+
+
+@pytest.mark.parametrize("form", ["loop", "inplace"])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        rs.optimizers.SGD(lr=0.1),
+        rs.optimizers.SGD(lr=0.1, weight_decay=0.1),
+        rs.optimizers.SGD(lr=0.05, momentum=0.9),
+    ],
+)
+@pytest.mark.parametrize("steps", [{"epochs": 1}, {"steps": 1}, {"steps": 0}])
+def test_an_update_is_what_training_changed(form, optimizer, steps):
+    sim = digits(
+        local=rs.Local(optimizer=optimizer, batch_size=8, **steps), execution=rs.Execution(form=form, block=5)
+    )
+    dataset, shards = sim.load()
+    module = sim.initial_model(dataset)
+    host = Host(Setup(dataset, shards, module, sim.local, sim.seed, form))
+    start_P = host.task.initial()
+
+    def both(cohort, x_P):
+        trained = cohort.train(x_P).clone()
+        losses = dict(cohort.reports)
+        changed = cohort.update(x_P).clone()
+        for name, value in losses.items():
+            torch.testing.assert_close(cohort.reports[name], value)
+        return trained - x_P, changed
+
+    rows = host.exchange(both, (start_P,), plan(sim.local, shards, np.arange(30), 0, 5), "rows").rows
+    assert len(rows) == 6
+    for expected, got in rows:
+        torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-5)
