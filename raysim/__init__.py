@@ -13,7 +13,7 @@
 'finished'
 """
 
-from raysim import data, models, optimizers, rules
+from raysim import compressors, data, models, objectives, optimizers, probes, rules, topologies
 from raysim.core.execution import Execution
 from raysim.core.host import ClientError
 from raysim.core.interfaces import DataError
@@ -37,11 +37,15 @@ __all__ = [
     "Placement",
     "Result",
     "Simulation",
+    "compressors",
     "data",
     "models",
+    "objectives",
     "optimizers",
     "partitions",
+    "probes",
     "resume",
     "rules",
     "schedules",
+    "topologies",
 ]

@@ -14,7 +14,7 @@ from torch import nn
 from raysim.core import streams
 from raysim.core.cohorts import Shards
 from raysim.core.execution import Execution
-from raysim.core.interfaces import Data, Dataset, Model, Partition, Rule
+from raysim.core.interfaces import Data, Dataset, Model, Partition, Probe, Rule
 from raysim.core.local import Local
 from raysim.core.placement import Placement
 from raysim.core.plugin import ConfigError, Count, CountOrZero, Plugin
@@ -43,6 +43,7 @@ class Simulation(Plugin):
         seed: of the partition, the initial model, cohorts and batches.
         evaluate_every: rounds between evaluations on the test set (the first and last round are always evaluated).
         checkpoint_every: rounds between checkpoints; 0 for one at the end only.
+        probes: what else to measure on evaluated rounds.
         execution: how local training is computed.
         placement: where clients live.
         name: of the run's folder; the experiment file's name if empty.
@@ -58,6 +59,7 @@ class Simulation(Plugin):
     seed: CountOrZero = 0
     evaluate_every: Count = 1
     checkpoint_every: CountOrZero = 0
+    probes: tuple[Probe, ...] = ()
     execution: Execution = dataclasses.field(default_factory=Execution)
     placement: Placement = dataclasses.field(default_factory=Placement)
     name: str = ""
@@ -66,7 +68,17 @@ class Simulation(Plugin):
         """A cohort no larger than the clients, where the partition says how many there are."""
         clients = getattr(self.partition, "clients", None)
         if isinstance(clients, int):
-            self.cohort_size(clients)
+            self._fit(clients)
+
+    def _fit(self, clients: int) -> None:
+        """Refuse a rule that cannot run with these clients."""
+        size = self.cohort_size(clients)
+        if self.rule.everyone and size < clients:
+            raise ConfigError(
+                f"The rule {type(self.rule).__name__} needs every client in every round, but Simulation.cohort is "
+                f"{self.cohort} of {clients} clients. Leave cohort out, or choose a rule that samples clients."
+            )
+        self.rule.fit(clients, size, self.local)
 
     def cohort_size(self, clients: int) -> int:
         """Clients per round out of ``clients``."""
@@ -92,7 +104,7 @@ class Simulation(Plugin):
                 f"{len(empty)} of {shards.number} clients have no examples (client {empty[0]} first). Use fewer "
                 "clients, more data or a partition that leaves nobody empty (a larger alpha, min_examples=1)."
             )
-        self.cohort_size(shards.number)
+        self._fit(shards.number)
         if len(order) == len(dataset.x_train) and (np.diff(order) == 1).all():
             return dataset, shards
         groups = None if dataset.groups is None else dataset.groups[order]

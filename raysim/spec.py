@@ -11,12 +11,27 @@ from typing import Any
 
 import yaml
 
+import raysim.compressors
 import raysim.data
 import raysim.data.partitions
 import raysim.models
+import raysim.objectives
 import raysim.optimizers
+import raysim.probes
 import raysim.rules
-from raysim.core.interfaces import Data, Loss, Model, Optimizer, Partition, Rule
+import raysim.topologies
+from raysim.core.interfaces import (
+    Compressor,
+    Data,
+    Loss,
+    Model,
+    Objective,
+    Optimizer,
+    Partition,
+    Probe,
+    Rule,
+    Topology,
+)
 from raysim.core.losses import CrossEntropy, SquaredError
 from raysim.core.plugin import ConfigError, Opaque, Plugin, Schedule, field_types, shown
 from raysim.simulation import Simulation
@@ -44,6 +59,10 @@ def classes(kind: type[Plugin]) -> dict[str, type[Plugin]]:
         Optimizer: raysim.optimizers,
         Schedule: raysim.optimizers,
         Rule: raysim.rules,
+        Topology: raysim.topologies,
+        Compressor: raysim.compressors,
+        Objective: raysim.objectives,
+        Probe: raysim.probes,
     }
     if kind is Loss:
         return {"CrossEntropy": CrossEntropy, "SquaredError": SquaredError}
@@ -53,7 +72,7 @@ def classes(kind: type[Plugin]) -> dict[str, type[Plugin]]:
 
 def kinds() -> list[type[Plugin]]:
     """The kinds of plug-in, in the order in which an experiment names them."""
-    return [Data, Partition, Model, Optimizer, Schedule, Rule, Loss]
+    return [Data, Partition, Model, Optimizer, Schedule, Rule, Topology, Compressor, Objective, Probe, Loss]
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------

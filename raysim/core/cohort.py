@@ -7,31 +7,44 @@ It must not write to shared tensors.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from raysim.core import streams
 from raysim.core.batches import Batch, whole
 from raysim.core.cohorts import Plan
 from raysim.core.plugin import at_round
+from raysim.core.terms import Pull, Term
 
 if TYPE_CHECKING:
     from raysim.core.host import Host
 
 
 class State:
-    """Rows that belong to a block's clients and outlive the round. Rows handed out may be written in place."""
+    """Rows that belong to a block's clients and outlive the round. Rows handed out may be written in place.
 
-    def __init__(self, host: Host, ids_C: np.ndarray) -> None:
-        self._host, self._ids_C = host, ids_C
+    Args:
+        host: where they live.
+        ids_C: the clients.
+        borrow: hand out copies and forget what is written to them: for measurements, which change nothing.
+    """
+
+    def __init__(self, host: Host, ids_C: np.ndarray, borrow: bool = False) -> None:
+        self._host, self._ids_C, self._borrow = host, ids_C, borrow
         self._out: dict[str, tuple[Tensor, Tensor | None]] = {}
 
     def rows(self, name: str, fill_P: Tensor) -> Tensor:
         """Rows ``name`` [C, len(fill_P)]; a client that has none yet starts with ``fill_P``."""
         if name not in self._out:
-            self._out[name] = self._host.rows.checkout(self._ids_C, name, fill_P)
+            self._out[name] = (
+                (self._host.rows.borrow(self._ids_C, name, fill_P), None)
+                if self._borrow
+                else self._host.rows.checkout(self._ids_C, name, fill_P)
+            )
         return self._out[name][0]
 
     def commit(self) -> None:
@@ -39,6 +52,19 @@ class State:
         for name, (rows, slots) in self._out.items():
             if slots is not None:
                 self._host.rows.write(name, rows, slots)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of which every client receives one: its group's leader, say.
+
+    Args:
+        rows_GP: the rows.
+        group_N: which of them each client gets, by client id.
+    """
+
+    rows_GP: Tensor
+    group_N: np.ndarray
 
 
 class Cohort:
@@ -49,49 +75,83 @@ class Cohort:
         plan: the host's part of the round.
         begin: first of the block's clients in the plan.
         end: one past the last.
+        measure: for a measurement, which leaves the clients' rows as they are.
     """
 
-    def __init__(self, host: Host, plan: Plan, begin: int, end: int) -> None:
+    def __init__(self, host: Host, plan: Plan, begin: int, end: int, measure: bool = False) -> None:
         self._host, self._plan, self._begin = host, plan, begin
         self.round, self.ids_C, self.weight_C = plan.round, plan.ids_C[begin:end], plan.weight_C[begin:end]
-        self.state = State(host, self.ids_C)
+        self.state = State(host, self.ids_C, measure)
         self.reports: dict[str, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.ids_C)
 
-    def train(self, start: Tensor) -> Tensor:
-        """Local training from ``start`` ([P] for all, or rows [C, P]); returns the trained rows, free to change.
+    @property
+    def lr(self) -> float:
+        """Step size of local training in this round."""
+        return at_round(self._host.local.optimizer.lr, self.round)
 
-        The rows live in a buffer of the host that the next block's training reuses.
+    @property
+    def steps_C(self) -> np.ndarray:
+        """Local steps that each client takes in a round."""
+        return self._host.local.steps_of(self._host.examples.shards.sizes_N[self.ids_C])
+
+    def key(self, purpose: str) -> Tensor:
+        """A random key for each client, [C], for one purpose of this round (see ``core/streams.py``)."""
+        ids = torch.from_numpy(self.ids_C).to(self._host.device)
+        return streams.key(self._host.seed, self.round, "client", ids, purpose)
+
+    def train(
+        self, start: Tensor, *, term: Term | None = None, pull: Pull | None = None, inplace: bool = False
+    ) -> Tensor:
+        """Local training; returns the trained rows, free to change.
+
+        Args:
+            start: where clients start, [P] for all or rows [C, P].
+            term: what is added to every client's loss (see ``core/terms.py``).
+            pull: a move after every step.
+            inplace: train in the rows ``start`` themselves. Otherwise the result lies in a buffer of the host that the
+                next block's training reuses.
         """
-        return self._train(start, change=False)
+        return self._train(
+            start, term, pull, start if inplace else self._host.buffer(len(self)), change=False
+        )
 
-    def update(self, start: Tensor) -> Tensor:
+    def update(self, start: Tensor, *, term: Term | None = None) -> Tensor:
         """What local training from ``start`` changes, ``train(start) - start``, in fewer passes over memory."""
-        return self._train(start, change=True)
+        return self._train(start, term, None, self._host.buffer(len(self)), change=True)
 
     @torch.no_grad()
-    def _train(self, start: Tensor, change: bool) -> Tensor:
+    def _train(
+        self, start: Tensor, term: Term | None, pull: Pull | None, x_CP: Tensor, change: bool
+    ) -> Tensor:
         host, local = self._host, self._host.local
-        optimizer, lr = local.optimizer, at_round(local.optimizer.lr, self.round)
-        x_CP = host.buffer(len(self))
+        optimizer, lr = local.optimizer, self.lr
         fill = self._fill() if local.keep_state else {}
         kept = {name: self.state.rows(f"optimizer.{name}", f) for name, f in fill.items()}
         shared = start if start.dim() == 1 else None
+        direct = change and shared is not None and term is None
 
         def attempt(a: int, b: int) -> Tensor:
             x = x_CP[a:b]
             batches = host.batches(self._plan, self._begin + a, self._begin + b)
-            if change and shared is not None:
+            if direct and shared is not None:
                 loss_C = host.trainer.change(x, shared, batches, optimizer, lr)
                 if loss_C is not None:
                     return loss_C
             begin = start if shared is not None else start[a:b]
-            x.copy_(begin)
+            spared = begin.clone() if copies and begin.data_ptr() == x.data_ptr() else begin
+            if begin.data_ptr() != x.data_ptr():
+                x.copy_(begin)
             state = {n: r[a:b].clone() if copies else r[a:b] for n, r in kept.items()}
             rows = state if local.keep_state else optimizer.init(x)
-            loss_C = host.trainer.train(x, rows, batches, optimizer, lr, shared)
+            more, move = term and term.rows(a, b), pull and pull.rows(a, b)
+            try:
+                loss_C = host.trainer.train(x, rows, batches, optimizer, lr, shared, more, move)
+            except (MemoryError, RuntimeError):
+                begin.copy_(spared) if spared is not begin else None
+                raise
             for name, value in state.items() if copies else ():
                 kept[name][a:b].copy_(value)
             if change:
@@ -111,9 +171,23 @@ class Cohort:
         return {name: rows[0] for name, rows in self._host.local.optimizer.init(probe).items()}
 
     @torch.no_grad()
-    def gradient(self, at: Tensor) -> Tensor:
-        """Full local gradient [C, P] at ``at`` ([P] or rows), without dropout."""
-        return self._host.trainer.gradient(self._stack(at), self.data())[1].clone()
+    def gradient(self, at: Tensor, step: int | None = None) -> Tensor:
+        """Gradient [C, P] of each client's loss at ``at`` ([P] or rows).
+
+        Args:
+            at: where.
+            step: on the batch of this local step of the round; None for all of the client's examples, without dropout.
+        """
+        batch = self.data() if step is None else self._batch(step)
+        loss_C, grad_CP = self._host.trainer.gradient(self._stack(at), batch)
+        if step is not None:
+            self.report("train_loss", loss_C)
+        return grad_CP.clone()
+
+    def _batch(self, step: int) -> Batch:
+        batches = self._host.batches(self._plan, self._begin, self._begin + len(self))
+        assert batches.active(step) == len(self), "every client must take this step"
+        return batches.at(step)
 
     @torch.no_grad()
     def loss(self, at: Tensor) -> Tensor:
@@ -123,6 +197,10 @@ class Cohort:
     def data(self) -> Batch:
         """All examples of each client."""
         return whole(self._host.examples, self.ids_C)
+
+    def of(self, table: Table) -> Tensor:
+        """Each client's row of a table [k, P]."""
+        return table.rows_GP[torch.from_numpy(table.group_N[self.ids_C]).to(table.rows_GP.device)]
 
     def report(self, name: str, value_C: Tensor) -> None:
         """A number per client for this round's metrics, where its weighted mean appears."""

@@ -75,13 +75,20 @@ def cohort_ids(seed: int, round: int, number: int, size: int) -> np.ndarray:
     return streams.choice(streams.key(seed, round, "cohort"), number, size).numpy()
 
 
-def plan(local: Local, shards: Shards, ids: np.ndarray, round: int, block: int) -> Plan:
-    """Order a cohort by work and cut it into blocks of ``block`` clients, even in size to within one."""
+def plan(
+    local: Local, shards: Shards, ids: np.ndarray, round: int, block: int, neighbours: bool = False
+) -> Plan:
+    """Order a cohort by work and cut it into blocks of ``block`` clients, even in size to within one.
+
+    With ``neighbours`` blocks hold consecutive ids, ordered by work inside only: for rules whose clients talk to the
+    clients beside them.
+    """
     sizes = shards.start_N[ids + 1] - shards.start_N[ids]
-    order = np.lexsort((ids, -sizes, -local.steps_of(sizes)))
-    ids, sizes = ids[order], sizes[order]
     blocks = -(-len(ids) // block)
     bounds = np.arange(blocks + 1) * len(ids) // blocks
+    first = np.repeat(np.arange(blocks), np.diff(bounds)) if neighbours else np.zeros(len(ids))
+    order = np.lexsort((ids, -sizes, -local.steps_of(sizes), first))
+    ids, sizes = ids[order], sizes[order]
     return Plan(round, ids, sizes.astype(np.float64), bounds, 0, blocks)
 
 

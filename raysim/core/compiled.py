@@ -15,6 +15,7 @@ from torch import Tensor
 from raysim.core.batches import Batch, Batches
 from raysim.core.interfaces import Optimizer, Rows
 from raysim.core.task import Task
+from raysim.core.terms import Term
 
 UNROLL = 8  # more steps in one function compile for minutes and run no faster
 
@@ -27,6 +28,7 @@ def train_compiled(
     batches: Batches,
     optimizer: Optimizer,
     lr: float,
+    term: Term | None = None,
 ) -> Tensor:
     """All local steps of a block; as ``Trainer.train``, but returns the summed losses."""
     steps, total_C = batches.steps, x_CP.new_zeros(len(x_CP))
@@ -38,6 +40,7 @@ def train_compiled(
     if key not in cache:
         cache[key] = torch.compile(functools.partial(_steps, task, optimizer), dynamic=False)
     rows = len(x_CP)
+    added = None if term is None else (_column(term.scale, x_CP), _rows(term.linear, x_CP))
     for first in range(0, steps, chunk):
         stacked = [_padded(batches.at(step, keep=True), rows) for step in range(first, first + chunk)]
         active = None
@@ -45,12 +48,20 @@ def train_compiled(
             active = torch.stack(
                 [_active(batches, s, rows, x_CP.device) for s in range(first, first + chunk)]
             )
-        x, new, loss_C = cache[key](x_CP, state, stacked, active, rate)
+        x, new, loss_C = cache[key](x_CP, state, stacked, active, rate, added)
         x_CP.copy_(x)
         for name, value in new.items():
             state[name].copy_(value)
         total_C += loss_C
     return total_C
+
+
+def _column(scale: float | Tensor, x_CP: Tensor) -> Tensor:
+    return scale if isinstance(scale, Tensor) else torch.full((1, 1), scale, device=x_CP.device)
+
+
+def _rows(linear: Tensor | None, x_CP: Tensor) -> Tensor:
+    return torch.zeros_like(x_CP) if linear is None else linear.expand_as(x_CP).contiguous()
 
 
 def _active(batches: Batches, step: int, rows: int, device: torch.device) -> Tensor:
@@ -75,14 +86,18 @@ def _steps(
     stacked: list,
     active: Tensor | None,
     lr: Tensor,
+    added: tuple[Tensor, Tensor] | None,
 ) -> tuple[Tensor, Rows, Tensor]:
     """A chunk of local steps as a pure function, for the compiler."""
-    from raysim.core.training import Objective
+    from raysim.core.training import BatchObjective
 
     total_C = torch.zeros_like(x_CP[:, 0])
     for k, parts in enumerate(stacked):
         x, rows = x_CP.clone(), {n: r.clone() for n, r in state.items()}
-        loss_C = optimizer.step(Objective(task.stacked, task.value, Batch(*parts)), x, rows, lr)
+        term = None if added is None else Term(*added)
+        objective = BatchObjective(task.stacked, task.value, Batch(*parts), term)
+        loss_C = optimizer.step(objective, x, rows, lr)
+        loss_C = loss_C if objective.loss_C is None else objective.loss_C
         if active is not None:
             x = torch.where(active[k], x, x_CP)
             rows = {n: torch.where(active[k], r, state[n]) for n, r in rows.items()}

@@ -6,7 +6,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from raysim.core import streams
 from raysim.core.batches import Batches
-from raysim.core.cohort import Cohort
+from raysim.core.cohort import Cohort, Table
 from raysim.core.cohorts import Plan, Shards
 from raysim.core.execution import examples_of
 from raysim.core.interfaces import Dataset, as_tensor
 from raysim.core.layout import aligned
 from raysim.core.local import Local
+from raysim.core.mixing import Mixing, mix
 from raysim.core.reduction import Node, Tree
 from raysim.core.rows import RowStore
 from raysim.core.task import Task
@@ -104,7 +105,12 @@ class Host:
     # ---- exchanges -------------------------------------------------------------------------------------------
 
     def exchange(
-        self, function: Callable[..., Any], shared: tuple[Any, ...], plan: Plan, reduce: str = "mean"
+        self,
+        function: Callable[..., Any],
+        shared: tuple[Any, ...],
+        plan: Plan,
+        reduce: str = "mean",
+        measure: bool = False,
     ) -> Partial:
         """Run a client function on this host's blocks of a round.
 
@@ -113,16 +119,17 @@ class Host:
             shared: the values the rule passed, tensors on any device.
             plan: this host's part of the cohort; its weights are used as they are.
             reduce: "mean" sums the rows by weight, "sum" plainly, "rows" returns them, "none" drops them.
+            measure: leave the clients' rows as they are.
 
         Raises:
             ClientError: the function failed for a client.
         """
         self.rows.admit(plan.ids_C)
-        shared = tuple(aligned(v.to(self.device)) if isinstance(v, Tensor) else v for v in shared)
+        shared = tuple(self._here(v) for v in shared)
         partial, tree = Partial(), Tree(plan.blocks)
         reports: dict[str, list[Tensor]] = {}
         for b in range(len(plan.bounds) - 1):
-            cohort = Cohort(self, plan, int(plan.bounds[b]), int(plan.bounds[b + 1]))
+            cohort = Cohort(self, plan, int(plan.bounds[b]), int(plan.bounds[b + 1]), measure)
             result = self._call(function, cohort, shared)
             cohort.state.commit()
             for name, value_C in cohort.reports.items():
@@ -133,6 +140,16 @@ class Host:
         partial.reports = {name: torch.cat(parts).cpu().numpy() for name, parts in reports.items()}
         partial.keeps = bool(self.rows.tensors)
         return partial
+
+    def _here(self, value: Any) -> Any:
+        if isinstance(value, Table):
+            return replace(value, rows_GP=self._here(value.rows_GP))
+        return aligned(value.to(self.device)) if isinstance(value, Tensor) else value
+
+    def mix(self, name: str, mixing: Mixing, halo: dict[int, Tensor] | None = None) -> None:
+        """Rows ``name`` of the mixing's clients become weighted sums; ``halo``: neighbours' rows from other hosts."""
+        ids = np.array(sorted(halo or {}), np.int64)
+        mix(self.rows, name, mixing, ids, torch.stack([halo[i] for i in ids]) if halo else None)
 
     def _collect(self, partial: Partial, tree: Tree, plan: Plan, b: int, result: Any, reduce: str) -> None:
         parts = result if isinstance(result, tuple) else (result,)
@@ -162,7 +179,7 @@ class Host:
         """Which client failed: each is tried alone; a failure of the stack as such names them all."""
         who = f"clients {cohort.ids_C[0]}..{cohort.ids_C[-1]} (as one stack; none of them alone)"
         for c, i in enumerate(cohort.ids_C):
-            alone = Cohort(self, cohort._plan, cohort._begin + c, cohort._begin + c + 1)
+            alone = Cohort(self, cohort._plan, cohort._begin + c, cohort._begin + c + 1, measure=True)
             try:
                 function(alone, *(_row(v, c, len(cohort)) for v in shared))
             except Exception as own:

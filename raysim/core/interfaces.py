@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from raysim.core.plugin import Plugin, Rate
 
 if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+    from raysim.core.local import Local
     from raysim.core.server import Server
 
 Rows = dict[str, Tensor]
@@ -142,8 +145,74 @@ class Optimizer(Plugin):
 class Rule(Plugin):
     """What clients and server exchange in a round."""
 
+    own_models: ClassVar[bool] = False
+    """Whether every client keeps a model of its own from round to round, as rows named "model"."""
+    everyone: ClassVar[bool] = False
+    """Whether all clients must take part in every round."""
+
+    def fit(self, clients: int, cohort: int, local: Local) -> None:
+        """Raise ConfigError where the rule cannot run with so many clients, such a cohort or such local training."""
+
     def round(self, clients: Any, server: Server) -> Server:
         """One round: ``clients`` is a handle on this round's cohort, the result the server after the round."""
+        raise NotImplementedError
+
+    def models(self, cohort: Any, server: Server) -> Tensor:
+        """Each client's model right before the round combines them, [C, P]: what probes look at."""
+        if self.own_models:
+            return cohort.train(cohort.state.rows("model", server.x_P))
+        return cohort.train(server.x_P)
+
+
+class Objective(Plugin):
+    """What clients minimise on a batch, in place of the plain loss: a change of the batch's inputs."""
+
+    def inputs(self, gradient: Callable[[Tensor], Tensor], x_CB: Tensor, key_C: Tensor) -> Tensor:
+        """The inputs to train on instead of ``x_CB``, [C, B, ...].
+
+        Args:
+            gradient: x_CB -> gradient of each example's loss by its input, at the clients' current parameters.
+            x_CB: the batch's inputs; left as they are.
+            key_C: random keys, one per client and step.
+        """
+        raise NotImplementedError
+
+
+class Topology(Plugin):
+    """Who talks to whom, and with which weights."""
+
+    varies: ClassVar[bool] = False
+    """Whether the matrix changes from round to round."""
+
+    def fit(self, clients: int) -> None:
+        """Raise ConfigError where there is no such graph of so many clients."""
+
+    def mixing(self, clients: int, round: int) -> csr_array:
+        """W [clients, clients], float64: rows and columns sum to 1; row i holds the weights of i's neighbours."""
+        raise NotImplementedError
+
+
+class Compressor(Plugin):
+    """What a client sends in place of a row."""
+
+    def compress(self, rows_CP: Tensor, key_C: Tensor) -> tuple[Tensor, Tensor]:
+        """What the receiver makes of each row, [C, P], and the bits it took to send, [C] float64.
+
+        Args:
+            rows_CP: the rows; left as they are.
+            key_C: random keys, one per row.
+        """
+        raise NotImplementedError
+
+
+class Probe(Plugin):
+    """Numbers measured on evaluated rounds. A probe only looks: nothing is sent, counted or changed."""
+
+    after: ClassVar[bool] = False
+    """Whether it looks after the round; otherwise before, and replays the round's local training if it needs it."""
+
+    def measure(self, clients: Any, rule: Rule, server: Server) -> dict[str, float]:
+        """Numbers by name for the metrics; every exchange with ``measure=True``."""
         raise NotImplementedError
 
 

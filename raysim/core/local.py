@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raysim.core.interfaces import Optimizer
+from raysim.core.interfaces import Objective, Optimizer
 from raysim.core.plugin import ConfigError, Count, CountOrZero, Plugin
 
 
@@ -27,6 +27,7 @@ class Local(Plugin):
         batch_size: examples per step, or None for the client's whole data.
         shuffle: draw the order of each epoch; False reads in stored order.
         keep_state: clients keep their optimiser state (momentum) from round to round.
+        objective: what they minimise on each batch; None for the plain loss.
     """
 
     optimizer: Optimizer
@@ -35,6 +36,7 @@ class Local(Plugin):
     batch_size: Count | None = None
     shuffle: bool = True
     keep_state: bool = False
+    objective: Objective | None = None
 
     def check(self) -> None:
         """Exactly one of steps and epochs."""

@@ -28,6 +28,7 @@ class RowStore:
         self.slot: dict[int, int] = {}
         self.tensors: dict[str, Tensor] = {}
         self.fills: dict[str, Tensor] = {}
+        self._spares: dict[str, Tensor] = {}
 
     def checkout(self, ids_C: np.ndarray, name: str, fill_P: Tensor) -> tuple[Tensor, Tensor | None]:
         """Rows ``name`` of the clients, and the slots to write them back to (None for a view that needs no writing).
@@ -38,15 +39,39 @@ class RowStore:
         if name not in self.tensors:
             self._new(name, fill_P)
         width = len(self.fills[name])
-        slots = np.fromiter((self.slot[int(i)] for i in ids_C), np.int64, len(ids_C))
+        slots = self.slots(ids_C)
         if (np.diff(slots) == 1).all():
             return self.tensors[name][slots[0] : slots[0] + len(slots), :width], None
         index = torch.from_numpy(slots).to(self.device)
         return self.tensors[name].index_select(0, index)[:, :width], index
 
+    def borrow(self, ids_C: np.ndarray, name: str, fill_P: Tensor) -> Tensor:
+        """A copy of rows ``name`` of the clients to do anything with; clients without the row get ``fill_P``."""
+        if name in self.tensors:
+            return self.checkout(ids_C, name, fill_P)[0].clone()
+        return fill_P.to(self.device).repeat(len(ids_C), 1)
+
     def write(self, name: str, rows_CP: Tensor, slots: Tensor) -> None:
         """Put back a copy that ``checkout`` gave."""
         self.tensors[name][:, : rows_CP.shape[1]].index_copy_(0, slots, rows_CP)
+
+    def slots(self, ids: np.ndarray) -> np.ndarray:
+        """Where the rows of these clients are in the tensors."""
+        return np.fromiter((self.slot[int(i)] for i in ids), np.int64, len(ids))
+
+    def pick(self, name: str, ids: np.ndarray) -> Tensor:
+        """A copy of rows ``name`` of these clients, [len(ids), width]."""
+        index = torch.from_numpy(self.slots(ids)).to(self.device)
+        return self.tensors[name].index_select(0, index)[:, : len(self.fills[name])]
+
+    def spare(self, name: str) -> Tensor:
+        """Memory like that of rows ``name``, kept for the next time: fresh memory costs more than the work in it."""
+        old, spare = self.tensors[name], self._spares.pop(name, None)
+        return torch.zeros_like(old) if spare is None or spare.shape != old.shape else spare
+
+    def swap(self, name: str, new: Tensor) -> None:
+        """Let memory that ``spare`` gave hold the rows from here on."""
+        self._spares[name], self.tensors[name] = self.tensors[name], new
 
     def give(self, ids: Iterable[int]) -> dict[str, np.ndarray]:
         """Hand the rows of these clients over to another host: they are forgotten here."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +58,11 @@ class Task:
         refuse_batch_norm(module)
         self.module = copy.deepcopy(module).to(device)
         self.dropouts = _replace_dropout(self.module)
+        self._alone = False
+        if torch.device(device).type == "cpu":
+            for layer in self.module.modules():
+                if isinstance(layer, nn.Conv2d):
+                    layer.register_forward_hook(self._channels_last)
         self.loss = loss
         named = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
         if not named:
@@ -83,21 +89,35 @@ class Task:
     def _loss(
         self, x_P: Tensor, x_B: Tensor, y_B: Tensor, weight_B: Tensor | None, key: Tensor | None
     ) -> Tensor:
-        state = self.named(x_P)
+        return self._loss_at(self.named(x_P), x_B, y_B, weight_B, key)
+
+    def _loss_at(
+        self,
+        state: dict[str, Tensor],
+        x_B: Tensor,
+        y_B: Tensor,
+        weight_B: Tensor | None,
+        key: Tensor | None,
+    ) -> Tensor:
         if key is not None:
             state |= {f"{name}.key": key for name in self.dropouts}
         loss_B = self.loss.per_example(functional_call(self.module, state, (x_B,)), y_B)
         return loss_B.mean() if weight_B is None else (loss_B * weight_B).sum()
 
-    def _mode(self, batch: Batch) -> Tensor | None:
-        """Dropout runs where the batch carries keys for it."""
+    def _channels_last(self, layer: nn.Module, inputs: Any, out: Tensor) -> Tensor:
+        """Channels side by side, one client at a time on a CPU: pooling is vectorised there (a step takes 0.8)."""
+        return out.contiguous(memory_format=torch.channels_last) if self._alone and out.dim() == 4 else out
+
+    def _mode(self, batch: Batch, alone: bool) -> Tensor | None:
+        """Dropout runs where the batch carries keys for it; ``alone``: clients go through the network one by one."""
+        self._alone = alone
         key_C = batch.key_C if self.dropouts else None
         self.module.train(key_C is not None)
         return key_C
 
     def stacked(self, x_CP: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Loss [C] and gradient [C, P] of every row on its own batch, all rows at once."""
-        key_C = self._mode(batch)
+        key_C = self._mode(batch, alone=False)
         dims = (0, 0, 0, None if batch.weight_CB is None else 0, None if key_C is None else 0)
         grad = vmap(grad_and_value(self._loss), in_dims=dims)
         grad_CP, loss_C = grad(x_CP, batch.x_CB, batch.y_CB, batch.weight_CB, key_C)
@@ -109,25 +129,30 @@ class Task:
         loss_C = self.chain.accumulate(self.chain.views(x_CP), self.chain.views(grad_CP), 0, 1, batch)
         return loss_C, grad_CP
 
-    def looped(self, x_CP: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The same, one row after the other."""
-        key_C = self._mode(batch)
-        losses, grads = [], []
+    def looped(self, x_CP: Tensor, batch: Batch, grad_CP: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, one row after the other, written into ``grad_CP``."""
+        key_C = self._mode(batch, alone=True)
+        losses = []
         for c, x_P in enumerate(x_CP):
-            x_P = x_P.detach().requires_grad_()
+            parts = [part.requires_grad_() for part in self.named(x_P.detach()).values()]
             weight = None if batch.weight_CB is None else batch.weight_CB[c]
             with torch.enable_grad():
-                loss = self._loss(
-                    x_P, batch.x_CB[c], batch.y_CB[c], weight, None if key_C is None else key_C[c]
+                loss = self._loss_at(
+                    dict(zip(self.names, parts, strict=True)),
+                    batch.x_CB[c],
+                    batch.y_CB[c],
+                    weight,
+                    None if key_C is None else key_C[c],
                 )
-            grads.append(torch.autograd.grad(loss, x_P)[0])
+            grads = torch.autograd.grad(loss, parts, materialize_grads=True)
+            torch.cat([grad.reshape(-1) for grad in grads], out=grad_CP[c])
             losses.append(loss.detach())
-        return torch.stack(losses), torch.stack(grads)
+        return torch.stack(losses), grad_CP
 
     @torch.no_grad()
     def value(self, x_CP: Tensor, batch: Batch) -> Tensor:
         """Loss [C] of every row on its batch."""
-        key_C = self._mode(batch)
+        key_C = self._mode(batch, alone=True)
         cut = lambda t, c: None if t is None else t[c]
         return torch.stack(
             [
@@ -140,6 +165,7 @@ class Task:
     def evaluate(self, x_P: Tensor, x_n: Tensor, y_n: Tensor) -> tuple[float, float | None, int]:
         """Sum of losses, sum of hits (None where accuracy has no meaning) and number of examples."""
         self.module.eval()
+        self._alone = True
         out = functional_call(self.module, self.named(x_P), (x_n,))
         hits = self.loss.hits(out, y_n)
         total = self.loss.per_example(out, y_n).sum(dtype=torch.float64).item()

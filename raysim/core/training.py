@@ -19,31 +19,42 @@ from torch import Tensor
 from raysim.core.batches import Batch, Batches
 from raysim.core.interfaces import Optimizer, Rows
 from raysim.core.task import Task
+from raysim.core.terms import Pull, Term
 
 FORMS = ("loop", "stacked", "inplace", "compiled")
 
 
 @dataclass
-class Objective:
+class BatchObjective:
     """The clients' losses on this step's batch, as an optimiser asks for them.
 
     Args:
         gradient: (x_CP, batch) -> loss_C, grad_CP.
         evaluate: (x_CP, batch) -> loss_C.
         batch: this step's examples.
+        term: what the rule adds to the loss.
     """
 
     gradient: Callable[[Tensor, Batch], tuple[Tensor, Tensor]]
     evaluate: Callable[[Tensor, Batch], Tensor]
     batch: Batch
+    term: Term | None = None
+    loss_C: Tensor | None = None  # at the first point asked for, without the term: what is reported
 
     def value_and_grad(self, x_CP: Tensor) -> tuple[Tensor, Tensor]:
         """Loss [C] and gradient [C, P] at ``x_CP``."""
-        return self.gradient(x_CP, self.batch)
+        loss_C, grad_CP = self.gradient(x_CP, self.batch)
+        if self.loss_C is None:
+            self.loss_C = loss_C
+        if self.term is None:
+            return loss_C, grad_CP
+        self.term.add_gradient(x_CP, grad_CP)
+        return loss_C + self.term.value(x_CP), grad_CP
 
     def value(self, x_CP: Tensor) -> Tensor:
         """Loss [C] at ``x_CP``."""
-        return self.evaluate(x_CP, self.batch)
+        loss_C = self.evaluate(x_CP, self.batch)
+        return loss_C if self.term is None else loss_C + self.term.value(x_CP)
 
 
 class Trainer:
@@ -61,12 +72,11 @@ class Trainer:
 
     def gradient(self, x_CP: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Loss and gradient of every row in this form; the gradient may live in a buffer that the next call reuses."""
-        if self.form == "inplace":
+        if self.form in ("inplace", "loop"):
             if self._grad.shape[0] < len(x_CP) or self._grad.device != x_CP.device:
-                self._grad = torch.empty_like(x_CP)
-            return self.task.chained(x_CP, batch, self._grad[: len(x_CP)])
-        if self.form == "loop":
-            return self.task.looped(x_CP, batch)
+                self._grad = torch.empty_like(x_CP, memory_format=torch.contiguous_format)
+            compute = self.task.chained if self.form == "inplace" else self.task.looped
+            return compute(x_CP, batch, self._grad[: len(x_CP)])
         return self.task.stacked(x_CP, batch)
 
     @torch.no_grad()
@@ -78,6 +88,8 @@ class Trainer:
         optimizer: Optimizer,
         lr: float,
         start_P: Tensor | None = None,
+        term: Term | None = None,
+        pull: Pull | None = None,
     ) -> Tensor:
         """All local steps of a stack.
 
@@ -88,16 +100,19 @@ class Trainer:
             optimizer: the local optimiser.
             lr: its step size in this round.
             start_P: what every row of ``x_CP`` is, where they are all the same.
+            term: what is added to every client's loss.
+            pull: where every step is followed by a move.
 
         Returns:
-            Each client's mean loss over its steps, [C].
+            Each client's mean loss over its steps, [C], without the term.
         """
-        if self.form == "inplace" and optimizer.accumulates(x_CP, state, lr) is not None:
-            total_C = self._train_inplace(x_CP, state, batches, optimizer, lr, start_P)
-        elif self.form == "compiled":
-            total_C = self._train_compiled(x_CP, state, batches, optimizer, lr)
+        folds = term is None or not isinstance(term.scale, Tensor)
+        if self.form == "inplace" and folds and optimizer.accumulates(x_CP, state, lr) is not None:
+            total_C = self._train_inplace(x_CP, state, batches, optimizer, lr, start_P, term, pull)
+        elif self.form == "compiled" and pull is None:
+            total_C = self._train_compiled(x_CP, state, batches, optimizer, lr, term)
         else:
-            total_C = self._train_steps(x_CP, state, batches, optimizer, lr)
+            total_C = self._train_steps(x_CP, state, batches, optimizer, lr, term, pull)
         return total_C / torch.from_numpy(batches.steps_C).to(total_C)
 
     @torch.no_grad()
@@ -132,14 +147,24 @@ class Trainer:
         return total_C
 
     def _train_steps(
-        self, x_CP: Tensor, state: Rows, batches: Batches, optimizer: Optimizer, lr: float
+        self,
+        x_CP: Tensor,
+        state: Rows,
+        batches: Batches,
+        optimizer: Optimizer,
+        lr: float,
+        term: Term | None,
+        pull: Pull | None,
     ) -> Tensor:
         total_C = x_CP.new_zeros(len(x_CP))
         for step in range(batches.steps):
             batch = batches.at(step)
             C = len(batch.y_CB)
-            objective = Objective(self.gradient, self.task.value, batch)
-            total_C[:C] += optimizer.step(objective, x_CP[:C], {n: r[:C] for n, r in state.items()}, lr)
+            objective = BatchObjective(self.gradient, self.task.value, batch, term and term.rows(0, C))
+            loss_C = optimizer.step(objective, x_CP[:C], {n: r[:C] for n, r in state.items()}, lr)
+            total_C[:C] += loss_C if objective.loss_C is None else objective.loss_C
+            if pull is not None:
+                pull.rows(0, C).apply(x_CP[:C])
         return total_C
 
     def _train_inplace(
@@ -150,6 +175,8 @@ class Trainer:
         optimizer: Optimizer,
         lr: float,
         start_P: Tensor | None,
+        term: Term | None,
+        pull: Pull | None,
     ) -> Tensor:
         chain, total_C = self.task.chain, x_CP.new_zeros(len(x_CP))
         assert chain is not None
@@ -158,16 +185,38 @@ class Trainer:
             plan = optimizer.accumulates(x, rows, lr)
             assert plan is not None
             target, beta, alpha = plan
+            more = term and term.rows(0, C)
+            if more is not None and target is x:  # x <- beta x - lr (grad + s x + b)
+                assert not isinstance(more.scale, Tensor)
+                beta += alpha * more.scale
             weights, targets = chain.views(x), chain.views(target)
             for step in steps:
                 at = chain.views(start_P.expand(C, -1)) if step == 0 and start_P is not None else weights
                 total_C[:C] += chain.accumulate(at, targets, beta, alpha, batches.at(step))
+                if more is not None:
+                    _add_term(more, x, target, alpha)
                 optimizer.settle(x, rows, lr)
+                if pull is not None:
+                    pull.rows(0, C).apply(x)
         return total_C
 
     def _train_compiled(
-        self, x_CP: Tensor, state: Rows, batches: Batches, optimizer: Optimizer, lr: float
+        self,
+        x_CP: Tensor,
+        state: Rows,
+        batches: Batches,
+        optimizer: Optimizer,
+        lr: float,
+        term: Term | None,
     ) -> Tensor:
         from raysim.core.compiled import train_compiled
 
-        return train_compiled(self.task, self._compiled, x_CP, state, batches, optimizer, lr)
+        return train_compiled(self.task, self._compiled, x_CP, state, batches, optimizer, lr, term)
+
+
+def _add_term(term: Term, x_CP: Tensor, target_CP: Tensor, alpha: float) -> None:
+    """Target += alpha times the term's gradient; where the target is x itself, s was folded into its factor."""
+    if target_CP is not x_CP and term.scale:
+        target_CP.add_(x_CP, alpha=alpha * term.scale)  # pyright: ignore[reportOperatorIssue, reportArgumentType]
+    if term.linear is not None:
+        target_CP.add_(term.linear, alpha=alpha)

@@ -16,6 +16,7 @@ import torch
 from raysim.core.cohorts import Plan
 from raysim.core.host import Host, Partial, Setup
 from raysim.core.interfaces import as_tensor
+from raysim.core.mixing import Mixing
 from raysim.runtime import checkpoint, mailbox
 from raysim.runtime.mailbox import Address, Mailbox, Slip
 
@@ -67,11 +68,11 @@ class ClientActor:
                 tenth of a millisecond); ``Beside`` in the place of a tensor that is not in the mailbox.
             large: shared values that came through the object store.
         """
-        function, plan, reduce, values = ray.cloudpickle.loads(call)
+        function, plan, reduce, measure, values = ray.cloudpickle.loads(call)
         shared = tuple(self._opened(v, large) for v in values)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("default")
-            partial = self.host.exchange(function, shared, plan, reduce)
+            partial = self.host.exchange(function, shared, plan, reduce, measure)
         told = [str(w.message) for w in caught if issubclass(w.category, (UserWarning, ResourceWarning))]
         if self.mailbox:
             self.mailbox.begin()
@@ -89,6 +90,20 @@ class ClientActor:
         arrays = tuple(v.cpu().numpy() for v in values)
         slips = (self.mailbox.put(1, a) if self.mailbox else None for a in arrays)
         return tuple(a if slip is None else slip for a, slip in zip(arrays, slips, strict=True))
+
+    def pick(self, name: str, ids: np.ndarray) -> np.ndarray:
+        """Copies of rows that clients keep here."""
+        return self.host.rows.pick(name, ids).cpu().numpy()
+
+    def mix(self, name: str, mixing: Mixing, halo_ids: list[np.ndarray], *halo: np.ndarray) -> int:
+        """``Host.mix``; the halo in parts, each from one other actor; returns the rows' width."""
+        rows = {
+            int(i): torch.from_numpy(np.array(row)).to(self.host.device)
+            for ids, part in zip(halo_ids, halo, strict=True)
+            for i, row in zip(ids, part, strict=True)
+        }
+        self.host.mix(name, mixing, rows)
+        return len(self.host.rows.fills[name])
 
     def evaluate(self, x_P: np.ndarray, chunks: list[int]) -> list[tuple[float, float | None, int]]:
         """``Host.evaluate``."""

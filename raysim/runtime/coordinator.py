@@ -193,10 +193,11 @@ class Coordinator:
     def _rounds(self, server: Server) -> Outcome:
         sim, lost = self.simulation, 0
         while server.round < sim.rounds and not self.stopping:
-            begin = time.perf_counter()
             clients = Clients(self.fleet, self._plan(server.round), self.P)
             try:
                 with self._warnings_told():
+                    seen = self._probe(clients, server, after=False)
+                    begin = time.perf_counter()
                     after = sim.rule.round(clients, server)
             except HostLost as error:
                 lost += 1
@@ -213,16 +214,29 @@ class Coordinator:
             server = after
             try:
                 with self._warnings_told():
+                    clients.notes |= seen | self._probe(clients, server, after=True)
                     self._after(server, clients)
             except HostLost as error:  # with rows that clients keep, or it would have been retried
                 self._tell("warning", text=f"{error} Going back to the last checkpoint.")
                 server = self._restore()
         return self._finish(server)
 
+    def _due(self, round: int) -> bool:
+        """Whether the state after so many rounds is evaluated."""
+        return round % self.simulation.evaluate_every == 0 or round == self.simulation.rounds
+
+    def _probe(self, clients: Clients, server: Server, after: bool) -> dict[str, float]:
+        """What the probes see before or after a round that is evaluated; the time they take is not the rule's."""
+        sim, seen = self.simulation, {}
+        for probe in sim.probes if self._due(clients.round + 1) else ():
+            if probe.after == after:
+                seen |= probe.measure(clients, sim.rule, server)
+        return seen
+
     def _plan(self, round: int) -> Any:
         sim = self.simulation
         ids = cohort_ids(sim.seed, round, self.shards.number, sim.cohort_size(self.shards.number))
-        return plan(sim.local, self.shards, ids, round, self.block)
+        return plan(sim.local, self.shards, ids, round, self.block, neighbours=sim.rule.own_models)
 
     def _count(self, clients: Clients, seconds: float) -> None:
         t = self.tally
@@ -235,7 +249,7 @@ class Coordinator:
     def _after(self, server: Server, clients: Clients) -> None:
         """Evaluate and write a checkpoint where they are due, and tell."""
         sim = self.simulation
-        if server.round % sim.evaluate_every == 0 or server.round == sim.rounds:
+        if self._due(server.round):
             self._evaluate(server, clients)
         self._tell(
             "round",

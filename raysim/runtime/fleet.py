@@ -11,6 +11,7 @@ from torch import Tensor
 
 from raysim.core.cohorts import Plan
 from raysim.core.host import CHUNK, Host, Partial, Setup
+from raysim.core.mixing import Mixing
 from raysim.runtime import checkpoint
 
 
@@ -31,10 +32,24 @@ class LocalFleet:
         self.chunks = chunks(setup)
 
     def exchange(
-        self, function: Callable[..., Any], shared: tuple[Any, ...], plan: Plan, reduce: str
+        self,
+        function: Callable[..., Any],
+        shared: tuple[Any, ...],
+        plan: Plan,
+        reduce: str,
+        measure: bool = False,
     ) -> list[Partial]:
         """Run a client function on the whole plan."""
-        return [self.host.exchange(function, shared, plan, reduce)]
+        return [self.host.exchange(function, shared, plan, reduce, measure)]
+
+    def mix(self, name: str, mixing: Mixing) -> int:
+        """Replace clients' rows by weighted sums of their neighbours'; returns their width."""
+        self.host.mix(name, mixing)
+        return len(self.host.rows.fills[name])
+
+    def fetch(self, name: str, ids: np.ndarray) -> Tensor:
+        """Rows of some clients, in that order."""
+        return self.host.rows.pick(name, ids).cpu()
 
     def evaluate(self, x_P: Tensor) -> tuple[float, float | None]:
         """Mean loss and accuracy on the test set."""

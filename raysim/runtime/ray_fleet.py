@@ -108,7 +108,12 @@ class RayFleet:
     # ---- exchanges -------------------------------------------------------------------------------------------
 
     def exchange(
-        self, function: Callable[..., Any], shared: tuple[Any, ...], plan: Plan, reduce: str
+        self,
+        function: Callable[..., Any],
+        shared: tuple[Any, ...],
+        plan: Plan,
+        reduce: str,
+        measure: bool = False,
     ) -> list[Partial]:
         """Run a client function on every actor's run of blocks."""
         runs = cohorts.runs(plan, self.setup.local, self.setup.shards, len(self.actors))
@@ -120,7 +125,7 @@ class RayFleet:
             refs = []
             for i, part in parts:
                 values, large = posted[i]
-                call = ray.cloudpickle.dumps((function, part, reduce, values))
+                call = ray.cloudpickle.dumps((function, part, reduce, measure, values))
                 refs.append(self.actors[i].exchange.remote(call, *large))
             answers = self._get(refs)
         except LOST as error:

@@ -59,7 +59,7 @@ def test_forms_agree_with_autograd(kind, loss, padded):
     expected = torch.stack(loss_C), torch.stack(grad_CP)
     for got in (
         task.stacked(x_CP, batch),
-        task.looped(x_CP, batch),
+        task.looped(x_CP, batch, torch.empty_like(x_CP)),
         task.chained(x_CP, batch, torch.full_like(x_CP, torch.nan)),
     ):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
@@ -113,7 +113,7 @@ def test_dropout_is_the_same_in_any_stack_and_form():
     task = dropout_task()
     x_CP, keys = task.initial().repeat(3, 1), streams.key(0, torch.arange(3))
     batch = Batch(randn(3, 4, 6), torch.zeros(3, 4, dtype=torch.int64), None, keys)
-    stacked, looped = task.stacked(x_CP, batch), task.looped(x_CP, batch)
+    stacked, looped = task.stacked(x_CP, batch), task.looped(x_CP, batch, torch.empty_like(x_CP))
     torch.testing.assert_close(stacked, looped)
     torch.testing.assert_close(task.stacked(x_CP[1:2], batch.rows(1, 2))[1], stacked[1][1:2])
     assert not torch.allclose(stacked[1][0], stacked[1][1])
@@ -169,7 +169,8 @@ def test_padding_changes_nothing():
         torch.cat([y, y[:, :3]], 1),
         torch.tensor([0.2] * 5 + [0.0] * 3).repeat(2, 1),
     )
-    for form in (task.stacked, task.looped, lambda *a: task.chained(*a, torch.empty_like(x_CP))):
+    into = lambda form: lambda *a: form(*a, torch.empty_like(x_CP))
+    for form in (task.stacked, into(task.looped), into(task.chained)):
         torch.testing.assert_close(form(x_CP, padded), form(x_CP, Batch(x, y)), rtol=1e-5, atol=1e-7)
 
 

@@ -1,0 +1,5 @@
+"""Compressors: what a client sends in place of a row. Adding one: a file here and its name below."""
+
+from raysim.core.interfaces import Compressor
+
+__all__ = ["Compressor"]
