@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from raysim.result import Result
     from raysim.simulation import Simulation
+    from raysim.study import Panel, Study
 
 REFUSED, FAILED, DIVERGED, STOPPED = 2, 1, 3, 130
 """Exit codes: not runnable as written, client code failed, loss not finite, Ctrl-C."""
@@ -72,9 +73,12 @@ def plot(
     partition: Annotated[
         Path | None, typer.Option(help="Draw instead who holds which examples in this experiment (YAML).")
     ] = None,
+    topology: Annotated[
+        Path | None, typer.Option(help="Draw instead who talks to whom in this experiment (YAML).")
+    ] = None,
     out: Out = None,
 ) -> None:
-    """Draw learning curves, or who holds which examples."""
+    """Draw learning curves, who holds which examples, or who talks to whom."""
     if partition is not None:
         from raysim.report.partition import picture
 
@@ -83,9 +87,13 @@ def plot(
         figure = picture(data, simulation.partition.split(data, simulation.seed))
         _save(figure, out or Path(f"{partition.stem}-partition.png"))
         return
+    if topology is not None:
+        _save(_topology_picture(_read(topology)), out or Path(f"{topology.stem}-topology.png"))
+        return
     if not runs:
         raise _config_error(
-            "There is nothing to plot. Name folders of runs, or use --partition experiment.yaml."
+            "There is nothing to plot. Name folders of runs, or use --partition or --topology "
+            "experiment.yaml."
         )
     from raysim.report.plots import curves
 
@@ -94,22 +102,36 @@ def plot(
 
 @app.command()
 def compare(
-    runs: Runs,
-    metric: Metric = "loss",
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN]... | STUDY.yaml [PATH=VALUE]...", help="Folders of runs, or a study."),
+    ] = None,
+    metric: Annotated[str | None, typer.Option(help="Column of the metrics; loss if not given.")] = None,
     against: Annotated[str, typer.Option(help="Columns for the horizontal axes.")] = "round,bits_up",
     out: Out = None,
+    rules: Annotated[bool, typer.Option("--rules", help="Run the study of all rules.")] = False,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Study: runs of each variant.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Study: where to write; runs/NAME if not given.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Study: run anew what has run already.")] = False,
 ) -> None:
-    """Compare runs: a figure, and what each spent to a target."""
-    from rich.console import Console
+    """Compare runs, or run and compare the variants of a study: a table and a figure."""
+    from raysim.study import Panel, Study
 
-    from raysim.report.plots import curves
-    from raysim.report.tables import comparison, comparison_table
-
-    tables = _tables(runs)
-    table = comparison(tables, metric)
-    figure = curves(tables, metric, against.split(","))
-    Console(highlight=False).print(comparison_table(table, metric))
-    _save(figure, out or Path(f"compare-{metric}.png"))
+    given = list(runs or [])
+    if rules:
+        study = Study.of_rules(given, seeds)
+    elif given and Path(given[0]).suffix in (".yaml", ".yml"):
+        path = Path(given[0])
+        study = Study.from_yaml(_text(path), given[1:], path.stem, seeds)
+    elif given:
+        _compare_runs([Path(name) for name in given], metric or "loss", against, out)
+        return
+    else:
+        raise _config_error("There is nothing to compare. Name folders of runs, a study (YAML), or --rules.")
+    panels = (Panel(metric, tuple(against.split(","))),) if metric else None
+    _compare_variants(study, folder, fresh, panels, out)
 
 
 @app.command()
@@ -152,7 +174,7 @@ def doctor(
 @app.command()
 def bench(
     workloads: Annotated[
-        list[str] | None, typer.Argument(help="mlp cnn many full null registered; all.")
+        list[str] | None, typer.Argument(help="mlp cnn many full gossip leader ring null registered; all.")
     ] = None,
     actors: Annotated[int, typer.Option(help="Ray client actors to measure with.")] = 2,
     blocks: Annotated[bool, typer.Option("--blocks", help="Measure block sizes, in process.")] = False,
@@ -173,19 +195,72 @@ def bench(
         json_file.write_text(json.dumps(rows, indent=1))
 
 
+def _compare_runs(folders: list[Path], metric: str, against: str, out: Path | None) -> None:
+    from rich.console import Console
+
+    from raysim.report.plots import curves
+    from raysim.report.tables import comparison, comparison_table
+
+    tables = _tables(folders)
+    table = comparison(tables, metric)
+    figure = curves(tables, metric, against.split(","))
+    Console(highlight=False).print(comparison_table(table, metric))
+    _save(figure, out or Path(f"compare-{metric}.png"))
+
+
+def _compare_variants(
+    study: Study, folder: Path | None, fresh: bool, panels: tuple[Panel, ...] | None, out: Path | None
+) -> None:
+    from rich.console import Console
+
+    from raysim.report.study import study_table
+
+    try:
+        study.run("auto" if folder is None else folder, fresh=fresh, tell=typer.echo)
+    except KeyboardInterrupt as stop:
+        typer.echo(stop)
+        raise typer.Exit(STOPPED) from None
+    Console(highlight=False).print(study_table(study.table(), study.name))
+    _save(study.figure(panels), out or Path(f"{study.name}.png"))
+
+
 # ---- what commands share ----------------------------------------------------------------------
 
 
 def _read(path: Path, overrides: list[str] | None = None) -> Simulation:
     """The experiment in a file, named after it."""
     from raysim.simulation import Simulation
+    from raysim.study import is_study
 
+    text = _text(path)
+    if is_study(text):
+        raise _config_error(
+            f"{path} is a study: several variants of one experiment. Run and compare them with: raysim compare {path}"
+        )
+    return Simulation.from_yaml(text, list(overrides or []), name=path.stem)
+
+
+def _text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not a text file"
         raise _config_error(f"The experiment {path} cannot be read: {reason}.") from None
-    return Simulation.from_yaml(text, list(overrides or []), name=path.stem)
+
+
+def _topology_picture(simulation: Simulation) -> Figure:
+    """The graph of the experiment's rule, over as many clients as take part in a round."""
+    from raysim.core.interfaces import Topology
+    from raysim.report.topology import picture
+
+    rule = simulation.rule
+    found = [value for value in vars(rule).values() if isinstance(value, Topology)]
+    if not found:
+        raise _config_error(f"The rule {type(rule).__name__} of this experiment has no topology to draw.")
+    clients = getattr(simulation.partition, "clients", None)
+    if not isinstance(clients, int):
+        clients = simulation.load()[1].number
+    return picture(found[0], simulation.cohort_size(clients))
 
 
 def _tables(folders: list[Path]) -> dict[str, DataFrame]:

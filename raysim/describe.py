@@ -11,10 +11,12 @@ from typing import Any
 
 from raysim import spec
 from raysim.core.execution import Execution
+from raysim.core.interfaces import Topology
 from raysim.core.local import Local
 from raysim.core.placement import Placement
 from raysim.core.plugin import ConfigError, Opaque, Plugin, field_docs, field_types, paper, summary
 from raysim.simulation import Simulation
+from raysim.topologies.spectrum import beta, period
 
 PARTS: tuple[type[Plugin], ...] = (Simulation, Local, Execution, Placement)
 """The parts of which there is one of each."""
@@ -167,7 +169,19 @@ def card(cls: type[Plugin]) -> Any:
         )
     head = Text.assemble((cls.__name__, "bold cyan"), f"  ({kind_of(cls)})")
     parts = [head, *(Text("\n" + p) for p in prose), "", table if fields(cls) else Text("No fields.")]
+    if issubclass(cls, Topology) and all(f.default != "required" for f in fields(cls)):
+        parts.append(Text("\n" + mixing_speed(cls())))
     return Group(*parts, Text(f"\nPaper: {paper(cls)}"))
+
+
+def mixing_speed(topology: Topology) -> str:
+    """β and the spectral gap 1 - β for a few numbers of clients, a line each."""
+    lines = ["β = ||W - 11ᵀ/n||, 1 is no mixing, and spectral gap 1 - β" + ", per period:" * topology.varies]
+    for clients in (8, 32, 100):
+        b, rounds = beta(topology, clients), period(topology, clients)
+        over = f" ({rounds} rounds)" if topology.varies else ""
+        lines.append(f"  {clients:3} clients{over}: β {b:.4f}, gap {1 - b:.3g}")
+    return "\n".join(lines)
 
 
 def _flowing(paragraph: str) -> str:

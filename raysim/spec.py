@@ -180,7 +180,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     name = value["name"]
     if name not in choices:
         kind = " or ".join(k.__name__.lower() for k in wanted)
-        others = [a for a in typing.get_args(hint) if a is not type(None) and not plugins_in(a)]
+        others = [a for a in typing.get_args(hint) if a not in (type(None), ...) and not plugins_in(a)]
         plain = "A plain value is allowed too. " if others else ""
         raise ConfigError(
             f"{where}: there is no {kind} {name!r}. {plain}{_nearest(str(name), list(choices))}"

@@ -218,3 +218,13 @@ def test_quickstart_is_a_valid_experiment():
     simulation = Simulation.from_yaml(file.read_text(), name="quickstart")
     assert simulation.cohort_size(1000) == 100
     assert simulation.placement.actors == 2
+
+
+def test_topology_of_the_rule_is_drawn_without_a_run(tiny, capsys):
+    gossip = TINY.replace("cohort: 4\n", "rule: {name: Gossip, topology: Ring}\n")
+    Path("gossip.yaml").write_text(gossip)
+    assert call("plot", "--topology", "gossip.yaml") == 0
+    assert capsys.readouterr().out == "gossip-topology.png\n"
+    assert (tiny / "gossip-topology.png").read_bytes().startswith(b"\x89PNG")
+    assert call("plot", "--topology", "tiny.yaml") == 2
+    assert "The rule Averaging of this experiment has no topology" in capsys.readouterr().err

@@ -67,7 +67,26 @@ def test_types_in_words(hint, words):
 
 
 def test_unknown_name_is_answered_with_the_nearest():
-    with pytest.raises(ConfigError, match=r"Did you mean 'Averaging'\?"):
+    with pytest.raises(ConfigError, match=r"Did you mean 'Averaging'"):
         describe.find("Avraging")
     with pytest.raises(ConfigError, match="`raysim describe` lists"):
         describe.find("zzzzzzzz")
+
+
+def test_a_topology_says_how_fast_it_mixes():
+    from rich.console import Console
+
+    from raysim import topologies
+
+    def text(cls):
+        console = Console(width=200)
+        with console.capture() as capture:
+            console.print(describe.card(cls))
+        return capture.get()
+
+    ring = text(topologies.Ring)
+    assert "8 clients: β 0.8047, gap 0.195" in ring
+    assert "32 clients: β 0.9872, gap 0.0128" in ring
+    assert "100 clients: β 0.9987, gap 0.00132" in ring
+    assert "8 clients (3 rounds): β 0.0000, gap 1" in text(topologies.OnePeerExponential)
+    assert "gap" not in text(topologies.ErdosRenyi)

@@ -13,6 +13,8 @@ from raysim.bench.workloads import WORKLOADS
 
 Tell = Callable[[str], None]
 BLOCKS = (1, 2, 4, 8, 16, 32, 64)
+ALONE = ("registered", "gossip", "leader", "ring")
+"""Workloads without a hand-written loop beside them; gossip and leader stand beside ``full``."""
 
 
 def one(*arguments: object) -> dict[str, Any]:
@@ -29,8 +31,7 @@ def one(*arguments: object) -> dict[str, Any]:
 def suite(names: list[str], actors: int, tell: Tell) -> Iterator[dict[str, Any]]:
     """Measure workloads: the hand-written loop, in process, one actor and ``actors`` actors; then the machine."""
     for name in names:
-        plain = name in ("null", "registered")
-        reference = {} if name == "registered" else one("reference", "--of", name)
+        reference = {} if name in ALONE else one("reference", "--of", name)
         if reference:
             yield _row(name, "hand-written PyTorch loop, 1 thread", reference, tell)
         yield _row(name, "raysim, in process", one(name), tell)
@@ -38,7 +39,7 @@ def suite(names: list[str], actors: int, tell: Tell) -> Iterator[dict[str, Any]]
             yield _row(
                 name, f"raysim, {number} actor{'s' * (number > 1)}", one(name, "--actors", number), tell
             )
-        if not plain:
+        if reference and name != "null":
             for threads in (1, actors):
                 rate = one("sgemm", "--threads", threads)["gflops"]
                 limit = rate * 1e9 / reference["flops"]

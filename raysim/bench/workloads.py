@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,13 +12,16 @@ from torch import nn
 
 from raysim.core import streams
 from raysim.core.execution import Execution
+from raysim.core.interfaces import Rule
 from raysim.core.local import Local
 from raysim.core.placement import Placement
 from raysim.data import Arrays
 from raysim.data.partitions import Explicit
 from raysim.models import Custom
 from raysim.optimizers import SGD
+from raysim.rules import Averaging, Gossip, Leader
 from raysim.simulation import Simulation
+from raysim.topologies import Ring
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Workload:
         rounds: measured rounds.
         momentum: of every client, kept from round to round if above 0.
         steps: local steps, None for one epoch.
+        rule: makes the aggregation rule.
     """
 
     network: Callable[[], nn.Module]
@@ -45,6 +50,7 @@ class Workload:
     rounds: int
     momentum: float = 0.0
     steps: int | None = None
+    rule: Callable[[], Rule] = Averaging
 
 
 def mlp(hidden: int) -> Callable[[], nn.Module]:
@@ -71,6 +77,9 @@ WORKLOADS = {
     "cnn": Workload(cnn, (1, 28, 28), 1_000, 60, 20, 100, 10),
     "many": Workload(mlp(32), (784,), 10_000, 6, 6, 1_000, 20),
     "full": Workload(mlp(64), (784,), 1_000, 60, 20, 1_000, 10, momentum=0.9),
+    "gossip": Workload(mlp(64), (784,), 1_000, 60, 20, 1_000, 10, 0.9, rule=lambda: Gossip(topology=Ring())),
+    "leader": Workload(mlp(64), (784,), 1_000, 60, 20, 1_000, 10, 0.9, rule=lambda: Leader(groups=10)),
+    "ring": Workload(mlp(32), (784,), 10_000, 6, 6, 10_000, 5, rule=lambda: Gossip(topology=Ring())),
     "null": Workload(tiny, (200,), 1_000, 2, 2, 1_000, 50, steps=0),
     "registered": Workload(tiny, (200,), 100_000, 2, 2, 1_000, 20),
 }
@@ -91,12 +100,13 @@ def simulation(w: Workload, actors: int, form: str, block: int | None, warm: int
     x, y = arrays(w)
     shares = [np.arange(c * w.per_client, (c + 1) * w.per_client) for c in range(w.clients)]
     optimizer = SGD(lr=0.05, momentum=w.momentum)
-    steps = {"epochs": 1} if w.steps is None else {"steps": w.steps}
+    steps: dict[str, Any] = {"epochs": 1} if w.steps is None else {"steps": w.steps}
     return Simulation(
         data=Arrays(x_train=x, y_train=y, x_test=x[:1000], y_test=y[:1000]),
         partition=Explicit(indices=shares),
         model=Custom(w.network),
         local=Local(optimizer, batch_size=w.batch, shuffle=False, keep_state=w.momentum > 0, **steps),
+        rule=w.rule(),
         cohort=w.cohort,
         rounds=w.rounds + warm,
         evaluate_every=w.rounds + warm,

@@ -27,7 +27,8 @@ class Batch:
         x_CB: inputs, [C, B, ...].
         y_CB: labels or targets, [C, B, ...].
         weight_CB: weight of each example in its client's loss, rows sum to 1; None means all 1/B.
-        key_C: key of the step's own randomness (dropout), None where the network is to run without.
+        key_C: key of the step's own randomness (the network's dropout, the objective's), None for none: the network
+            then runs without dropout and the objective leaves the inputs alone.
     """
 
     x_CB: Tensor
@@ -81,7 +82,7 @@ class Batches:
         ids_C: clients, ordered by decreasing number of steps.
         key_C: their keys for this round.
         width: pad every batch to this many examples (None: the largest batch here).
-        dropout: give each step keys for the network's own randomness.
+        keys: give each step a key for the randomness of network and objective.
     """
 
     def __init__(
@@ -91,10 +92,10 @@ class Batches:
         ids_C: np.ndarray,
         key_C: Tensor,
         width: int | None = None,
-        dropout: bool = False,
+        keys: bool = False,
     ) -> None:
         self.examples, self.key_C, self.size_C = examples, key_C, examples.shards.sizes_N[ids_C]
-        self.dropout, self.augment = dropout, None if local.batch_size is None else examples.augment
+        self.keys, self.augment = keys, None if local.batch_size is None else examples.augment
         start, sizes = examples.shards.start_N[ids_C], self.size_C
         self.steps_C = local.steps_of(sizes)
         self.steps = int(self.steps_C.max(initial=0))
@@ -185,9 +186,9 @@ class Batches:
                 self.index_KCB[0 if self.full else step, :rows], rows, 0 if self.full else step, keep
             )
             self._fixed = batch if self.full and rows == len(self.steps_C) else None
-        if self.dropout or self.augment:
+        if self.keys or self.augment:
             key_C = streams.key(self.key_C[:rows], "step", step)
-            batch.key_C = key_C if self.dropout else None
+            batch.key_C = key_C if self.keys else None
             if self.augment:
                 batch.x_CB = self.augment(batch.x_CB, streams.key(key_C, "augment"))
         return batch

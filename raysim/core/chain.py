@@ -2,7 +2,8 @@
 
 For z_l = h_{l-1} W_l^T + b_l, h_l = phi(z_l) the gradient of W_l is (dL/dz_l)^T h_{l-1}: one batched product per layer
 for a whole stack of clients, which ``baddbmm`` can scale and add straight into the weights or the momentum. No gradient
-is ever stored, no graph is built. On a CPU that is the fastest form for such networks.
+is ever stored, no graph is built. On a CPU that is the fastest form for such networks. Frozen layers only pass the
+gradient on.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Layer:
         bias: whether a bias follows the weight.
         activation: class of the activation, None for none.
         offset: where its weight begins in the flat vector.
+        frozen: its parameters where they are not trained: they are no part of the flat vector.
     """
 
     inputs: int
@@ -42,9 +44,13 @@ class Layer:
     bias: bool
     activation: type[nn.Module] | None
     offset: int
+    frozen: tuple[Tensor, ...] = ()
 
     def views(self, rows_CP: Tensor) -> tuple[Tensor, Tensor | None]:
         """Weight [C, out, in] and bias [C, out] of every row, as views."""
+        if self.frozen:
+            weight, *bias = (p.expand(len(rows_CP), *p.shape) for p in self.frozen)
+            return weight, bias[0] if bias else None
         size = self.inputs * self.outputs
         weight = rows_CP[:, self.offset : self.offset + size].view(len(rows_CP), self.outputs, self.inputs)
         start = self.offset + size
@@ -85,12 +91,20 @@ class Chain:
         for l in range(len(self.layers) - 1, -1, -1):
             weight, target = weights[l][0], targets[l]
             below_CBI = torch.bmm(z_COB.mT, weight) if l else None  # before the weight may change
-            target[0].baddbmm_(z_COB, inputs[l], beta=beta, alpha=alpha)
-            if target[1] is not None:
-                _add_scaled(target[1], z_COB.sum(2), beta, alpha)
+            if not self.layers[l].frozen:
+                _accumulate(target, z_COB, inputs[l], beta, alpha)
             if below_CBI is not None:
                 z_COB = _through(self.layers[l - 1].activation, below_CBI, inputs[l]).mT
         return loss_C
+
+    def input_gradient(self, weights: list[tuple[Tensor, Tensor | None]], batch: Batch) -> Tensor:
+        """Gradient of each example's loss by its input, [C, B, ...]."""
+        inputs, out_COB = self._forward(weights, batch.x_CB)
+        z_COB = self.loss.with_gradient(out_COB, batch.y_CB)[1]
+        for l in range(len(self.layers) - 1, 0, -1):
+            below_CBI = torch.bmm(z_COB.mT, weights[l][0])
+            z_COB = _through(self.layers[l - 1].activation, below_CBI, inputs[l]).mT
+        return torch.bmm(z_COB.mT, weights[0][0]).view_as(batch.x_CB)
 
     def _forward(
         self, weights: list[tuple[Tensor, Tensor | None]], x_CB: Tensor
@@ -112,6 +126,15 @@ class Chain:
         return [*inputs, h], out_COB
 
 
+def _accumulate(
+    target: tuple[Tensor, Tensor | None], z_COB: Tensor, h_CBI: Tensor, beta: float, alpha: float
+) -> None:
+    """Target <- beta target + alpha gradient for the weight and bias of one layer with z = W h + b."""
+    target[0].baddbmm_(z_COB, h_CBI, beta=beta, alpha=alpha)
+    if target[1] is not None:
+        _add_scaled(target[1], z_COB.sum(2), beta, alpha)
+
+
 def _add_scaled(target: Tensor, value: Tensor, beta: float, alpha: float) -> None:
     """Target <- beta target + alpha value; with beta = 0 whatever stood in the target is ignored, as in baddbmm."""
     if beta == 0:
@@ -128,7 +151,10 @@ def _through(activation: type[nn.Module] | None, grad: Tensor, output: Tensor) -
 
 
 def find_chain(module: nn.Module, loss: Loss) -> Chain | None:
-    """The chain a network is, or None: nn.Sequential of (Flatten,) Linear and simple activations, all trainable."""
+    """The chain a network is, or None: nn.Sequential of (Flatten,) Linear and simple activations.
+
+    A layer is trained as a whole or frozen as a whole.
+    """
     if not isinstance(module, nn.Sequential) or not isinstance(loss, (CrossEntropy, SquaredError)):
         return None
     parts = list(module)
@@ -138,12 +164,18 @@ def find_chain(module: nn.Module, loss: Loss) -> Chain | None:
     offset = 0
     for part in parts:
         if isinstance(part, nn.Linear):
-            layers.append(Layer(part.in_features, part.out_features, part.bias is not None, None, offset))
-            offset += sum(p.numel() for p in part.parameters())
+            parameters = list(part.parameters())
+            trained = sum(p.requires_grad for p in parameters)
+            if 0 < trained < len(parameters):
+                return None
+            frozen = () if trained else tuple(p.detach() for p in parameters)
+            bias = part.bias is not None
+            layers.append(Layer(part.in_features, part.out_features, bias, None, offset, frozen))
+            offset += sum(p.numel() for p in parameters if trained)
         elif type(part) in ACTIVATIONS and layers and layers[-1].activation is None:
             layers[-1] = replace(layers[-1], activation=type(part))
         else:
             return None
-    if not layers or layers[-1].activation or not all(p.requires_grad for p in module.parameters()):
+    if not layers or layers[-1].activation:
         return None
     return Chain(layers, loss)

@@ -59,10 +59,12 @@ class Clients:
         fleet: the hosts.
         plan: cohort, blocks and weights (number of examples).
         P: parameters of the model, to refuse gathers that cannot fit before they start.
+        total: clients of the experiment; None where the cohort is all of them.
     """
 
-    def __init__(self, fleet: Fleet, plan: Plan, P: int) -> None:
+    def __init__(self, fleet: Fleet, plan: Plan, P: int, total: int | None = None) -> None:
         self._fleet, self._plan, self._P = fleet, plan, P
+        self._total = len(plan.ids_C) if total is None else total
         self._sent: list[Tensor] = []
         self.reports: dict[str, np.ndarray] = {}
         self.notes: dict[str, float] = {}
@@ -88,6 +90,16 @@ class Clients:
     def number(self) -> int:
         """Number of clients in the cohort."""
         return len(self._plan.ids_C)
+
+    @property
+    def lr(self) -> float:
+        """Step size of the clients' local training in this round."""
+        return self._plan.lr
+
+    @property
+    def total(self) -> int:
+        """Number of clients in the experiment, in this cohort or not."""
+        return self._total
 
     def mean(
         self, function: Callable[..., Any], *shared: Any, uniform: bool = False, measure: bool = False
@@ -165,14 +177,14 @@ class Clients:
             groups: group of each client, in the order of ``ids``; None for a single group.
 
         Returns:
-            ids [G] and rows [G, P] of the winners, by increasing group.
+            ids [G], rows [G, P] and scores [G] of the winners, by increasing group.
         """
         score_C = self.rows(_as_rows, score, *shared, width=1)[:, 0].numpy()
         group_C = np.zeros(self.number, np.int64) if groups is None else groups
         order = np.lexsort((self.ids, score_C, group_C))
         first = np.r_[True, np.diff(group_C[order]) != 0]
-        winners = self.ids[order[first]]
-        return winners, self.fetch(name, winners)
+        winners = order[first]
+        return self.ids[winners], self.fetch(name, self.ids[winners]), score_C[winners]
 
     def fetch(self, name: str, ids: np.ndarray) -> Tensor:
         """Rows ``name`` that these clients keep, sent to the server, [len(ids), P]."""

@@ -22,6 +22,8 @@ from raysim.core.terms import Pull, Term
 
 if TYPE_CHECKING:
     from raysim.core.host import Host
+    from raysim.core.interfaces import Optimizer
+    from raysim.core.local import Local
 
 
 class State:
@@ -46,6 +48,10 @@ class State:
                 else self._host.rows.checkout(self._ids_C, name, fill_P)
             )
         return self._out[name][0]
+
+    def look(self, name: str) -> Tensor:
+        """Rows ``name``, which every client has, to read and not to write: no copy where they lie side by side."""
+        return self._out[name][0] if name in self._out else self._host.rows.look(self._ids_C, name)
 
     def commit(self) -> None:
         """Write copies back to the host's store."""
@@ -88,6 +94,11 @@ class Cohort:
         return len(self.ids_C)
 
     @property
+    def local(self) -> Local:
+        """What local training is."""
+        return self._host.local
+
+    @property
     def lr(self) -> float:
         """Step size of local training in this round."""
         return at_round(self._host.local.optimizer.lr, self.round)
@@ -97,13 +108,26 @@ class Cohort:
         """Local steps that each client takes in a round."""
         return self._host.local.steps_of(self._host.examples.shards.sizes_N[self.ids_C])
 
+    @property
+    def relative_size_C(self) -> np.ndarray:
+        """Number of examples of each client over the mean of all clients, in this cohort or not."""
+        sizes_N = self._host.examples.shards.sizes_N
+        return sizes_N[self.ids_C] / sizes_N.mean()
+
     def key(self, purpose: str) -> Tensor:
         """A random key for each client, [C], for one purpose of this round (see ``core/streams.py``)."""
         ids = torch.from_numpy(self.ids_C).to(self._host.device)
         return streams.key(self._host.seed, self.round, "client", ids, purpose)
 
     def train(
-        self, start: Tensor, *, term: Term | None = None, pull: Pull | None = None, inplace: bool = False
+        self,
+        start: Tensor,
+        *,
+        term: Term | None = None,
+        pull: Pull | None = None,
+        inplace: bool = False,
+        lr: float | None = None,
+        optimizer: Optimizer | None = None,
     ) -> Tensor:
         """Local training; returns the trained rows, free to change.
 
@@ -113,21 +137,38 @@ class Cohort:
             pull: a move after every step.
             inplace: train in the rows ``start`` themselves. Otherwise the result lies in a buffer of the host that the
                 next block's training reuses.
+            lr: step size, where it is not ``self.lr``.
+            optimizer: in place of the local one, with state of the same names.
         """
-        return self._train(
-            start, term, pull, start if inplace else self._host.buffer(len(self)), change=False
-        )
+        x_CP = start if inplace else self._host.buffer(len(self))
+        return self._train(start, term, pull, x_CP, change=False, lr=lr, optimizer=optimizer)
 
-    def update(self, start: Tensor, *, term: Term | None = None) -> Tensor:
+    def update(
+        self,
+        start: Tensor,
+        *,
+        term: Term | None = None,
+        lr: float | None = None,
+        optimizer: Optimizer | None = None,
+    ) -> Tensor:
         """What local training from ``start`` changes, ``train(start) - start``, in fewer passes over memory."""
-        return self._train(start, term, None, self._host.buffer(len(self)), change=True)
+        x_CP = self._host.buffer(len(self))
+        return self._train(start, term, None, x_CP, change=True, lr=lr, optimizer=optimizer)
 
     @torch.no_grad()
     def _train(
-        self, start: Tensor, term: Term | None, pull: Pull | None, x_CP: Tensor, change: bool
+        self,
+        start: Tensor,
+        term: Term | None,
+        pull: Pull | None,
+        x_CP: Tensor,
+        change: bool,
+        lr: float | None = None,
+        optimizer: Optimizer | None = None,
     ) -> Tensor:
         host, local = self._host, self._host.local
-        optimizer, lr = local.optimizer, self.lr
+        trainer = host.trainer if optimizer is None else host.trainer.uncompiled()
+        optimizer, lr = optimizer or local.optimizer, self.lr if lr is None else lr
         fill = self._fill() if local.keep_state else {}
         kept = {name: self.state.rows(f"optimizer.{name}", f) for name, f in fill.items()}
         shared = start if start.dim() == 1 else None
@@ -137,7 +178,7 @@ class Cohort:
             x = x_CP[a:b]
             batches = host.batches(self._plan, self._begin + a, self._begin + b)
             if direct and shared is not None:
-                loss_C = host.trainer.change(x, shared, batches, optimizer, lr)
+                loss_C = trainer.change(x, shared, batches, optimizer, lr)
                 if loss_C is not None:
                     return loss_C
             begin = start if shared is not None else start[a:b]
@@ -148,7 +189,7 @@ class Cohort:
             rows = state if local.keep_state else optimizer.init(x)
             more, move = term and term.rows(a, b), pull and pull.rows(a, b)
             try:
-                loss_C = host.trainer.train(x, rows, batches, optimizer, lr, shared, more, move)
+                loss_C = trainer.train(x, rows, batches, optimizer, lr, shared, more, move)
             except (MemoryError, RuntimeError):
                 begin.copy_(spared) if spared is not begin else None
                 raise
@@ -176,10 +217,12 @@ class Cohort:
 
         Args:
             at: where.
-            step: on the batch of this local step of the round; None for all of the client's examples, without dropout.
+            step: on the batch of this local step of the round, with the inputs that the objective makes of it at
+                ``at``; None for all of the client's examples as they are, without dropout and objective.
         """
-        batch = self.data() if step is None else self._batch(step)
-        loss_C, grad_CP = self._host.trainer.gradient(self._stack(at), batch)
+        at_CP = self._stack(at)
+        batch = self.data() if step is None else self._host.trainer.perturbed(at_CP, self._batch(step))
+        loss_C, grad_CP = self._host.trainer.gradient(at_CP, batch)
         if step is not None:
             self.report("train_loss", loss_C)
         return grad_CP.clone()
@@ -191,7 +234,7 @@ class Cohort:
 
     @torch.no_grad()
     def loss(self, at: Tensor) -> Tensor:
-        """Full local loss [C] at ``at`` ([P] or rows)."""
+        """Full local loss [C] at ``at`` ([P] or rows), on the examples as they are, whatever the objective."""
         return self._host.task.value(self._stack(at), self.data())
 
     def data(self) -> Batch:

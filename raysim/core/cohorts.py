@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from raysim.core import streams
 from raysim.core.local import Local
+from raysim.core.plugin import at_round
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Plan:
         bounds: where blocks begin and end in ``ids_C``.
         first: number of the first block in the whole cohort.
         blocks: blocks of the whole cohort.
+        lr: step size of the clients' local training in this round.
     """
 
     round: int
@@ -60,12 +63,14 @@ class Plan:
     bounds: np.ndarray
     first: int
     blocks: int
+    lr: float = math.nan
 
     def part(self, begin: int, end: int) -> Plan:
         """The plan of blocks begin..end-1 alone."""
         a, b = self.bounds[begin], self.bounds[end]
         bounds = self.bounds[begin : end + 1] - a
-        return Plan(self.round, self.ids_C[a:b], self.weight_C[a:b], bounds, self.first + begin, self.blocks)
+        ids, weight = self.ids_C[a:b], self.weight_C[a:b]
+        return Plan(self.round, ids, weight, bounds, self.first + begin, self.blocks, self.lr)
 
 
 def cohort_ids(seed: int, round: int, number: int, size: int) -> np.ndarray:
@@ -89,7 +94,8 @@ def plan(
     first = np.repeat(np.arange(blocks), np.diff(bounds)) if neighbours else np.zeros(len(ids))
     order = np.lexsort((ids, -sizes, -local.steps_of(sizes), first))
     ids, sizes = ids[order], sizes[order]
-    return Plan(round, ids, sizes.astype(np.float64), bounds, 0, blocks)
+    lr = at_round(local.optimizer.lr, round)
+    return Plan(round, ids, sizes.astype(np.float64), bounds, 0, blocks, lr)
 
 
 def runs(plan: Plan, local: Local, shards: Shards, actors: int) -> list[tuple[int, int]]:

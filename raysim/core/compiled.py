@@ -1,7 +1,8 @@
 """The compiled form: the local training of a block as one function, translated by ``torch.compile``.
 
 Shapes are kept fixed so that one compilation serves a run: every batch is padded to the batch size, a client that has
-finished its steps is held by a mask, and long trainings run as equal chunks of at most ``UNROLL`` steps.
+finished its steps is held by a mask, and long trainings run as equal chunks of at most ``UNROLL`` steps. An objective
+looks at the parameters of every step, so with one a chunk is a single step, and the objective itself is not compiled.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ def train_compiled(
     optimizer: Optimizer,
     lr: float,
     term: Term | None = None,
+    perturbed: Callable[[Tensor, Batch], Batch] | None = None,
 ) -> Tensor:
     """All local steps of a block; as ``Trainer.train``, but returns the summed losses."""
     steps, total_C = batches.steps, x_CP.new_zeros(len(x_CP))
     if steps == 0:
         return total_C
-    chunk = max(n for n in range(1, UNROLL + 1) if steps % n == 0)
+    chunk = 1 if perturbed else max(n for n in range(1, UNROLL + 1) if steps % n == 0)
+    change = perturbed or (lambda x_CP, batch: batch)
     rate = torch.full((1, 1), lr, device=x_CP.device)
     key = (optimizer, chunk)
     if key not in cache:
@@ -42,7 +45,8 @@ def train_compiled(
     rows = len(x_CP)
     added = None if term is None else (_column(term.scale, x_CP), _rows(term.linear, x_CP))
     for first in range(0, steps, chunk):
-        stacked = [_padded(batches.at(step, keep=True), rows) for step in range(first, first + chunk)]
+        kept = [batches.at(step, keep=True) for step in range(first, first + chunk)]
+        stacked = [_padded(change(x_CP[: len(b.y_CB)], b), rows) for b in kept]
         active = None
         if batches.steps_C.min() < steps:
             active = torch.stack(

@@ -22,6 +22,7 @@ from raysim.core.interfaces import Dataset, as_tensor
 from raysim.core.layout import aligned
 from raysim.core.local import Local
 from raysim.core.mixing import Mixing, mix
+from raysim.core.plugin import ConfigError
 from raysim.core.reduction import Node, Tree
 from raysim.core.rows import RowStore
 from raysim.core.task import Task
@@ -56,6 +57,15 @@ class Setup:
     seed: int
     form: str
 
+    def __post_init__(self) -> None:
+        """An objective changes inputs along a gradient, which tokens do not have."""
+        kind, objective = self.dataset.x_train.dtype, self.local.objective
+        if objective is not None and not np.issubdtype(kind, np.floating):
+            raise ConfigError(
+                f"Local.objective {type(objective).__name__} changes the inputs a little at a time, but this data "
+                f"set's inputs are tokens ({kind}). Use data with inputs of real numbers, or leave the objective out."
+            )
+
 
 @dataclass
 class Partial:
@@ -88,7 +98,7 @@ class Host:
         self.device = torch.device(device)
         self.seed, self.local = setup.seed, setup.local
         self.task = Task(setup.module, setup.dataset.loss, self.device)
-        self.trainer = Trainer(self.task, setup.form)
+        self.trainer = Trainer(self.task, setup.form, self.local.objective)
         data = setup.dataset
         self.examples = examples_of(data, setup.shards, self.device)
         self.test = aligned(as_tensor(data.x_test, self.device)), as_tensor(data.y_test, self.device)
@@ -201,7 +211,8 @@ class Host:
             last = max(end, min(len(plan.ids_C), begin + many))
             ids = plan.ids_C[begin:last]
             key_C = streams.key(self.seed, plan.round, "client", torch.from_numpy(ids).to(self.device))
-            drawn = Batches(self.local, self.examples, ids, key_C, self.width, bool(self.task.dropouts))
+            keys = bool(self.task.dropouts) or self.local.objective is not None
+            drawn = Batches(self.local, self.examples, ids, key_C, self.width, keys)
             self._drawn = (plan.ids_C, begin, last, drawn)
         _, first, _, drawn = self._drawn
         return drawn.part(begin - first, end - first, self.width)
@@ -252,7 +263,7 @@ class Host:
 
     def time_form(self, form: str, plan: Plan, x_P: Tensor) -> float:
         """Seconds that the first block's local training takes in a form, once warm; infinity where it fails."""
-        before, self.trainer = self.trainer, Trainer(self.task, form)
+        before, self.trainer = self.trainer, Trainer(self.task, form, self.local.objective)
         self.width, self._drawn = self._fixed_width() if form == "compiled" else None, None
         try:
             self._train_once(plan, x_P.to(self.device))
@@ -273,7 +284,7 @@ class Host:
 
     def set_form(self, form: str) -> None:
         """Train in this form from here on."""
-        self.trainer, self._drawn = Trainer(self.task, form), None
+        self.trainer, self._drawn = Trainer(self.task, form, self.local.objective), None
         self.width = self._fixed_width() if form == "compiled" else None
 
 

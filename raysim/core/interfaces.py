@@ -157,6 +157,10 @@ class Rule(Plugin):
         """One round: ``clients`` is a handle on this round's cohort, the result the server after the round."""
         raise NotImplementedError
 
+    def informed(self, clients: Any, server: Server) -> Server:
+        """The server with what ``models`` needs from an exchange of its own (a mean gradient): measured, never sent."""
+        return server
+
     def models(self, cohort: Any, server: Server) -> Tensor:
         """Each client's model right before the round combines them, [C, P]: what probes look at."""
         if self.own_models:

@@ -38,7 +38,7 @@ class Mixing:
     @classmethod
     def of(cls, matrix_NN: csr_array, ids_N: np.ndarray) -> Mixing:
         """The matrix whose k-th row and column belong to client ``ids_N[k]``; ids in increasing order."""
-        matrix = csr_array(matrix_NN)
+        matrix = csr_array(matrix_NN, copy=True)  # a topology may keep its own
         matrix.eliminate_zeros()
         matrix.sort_indices()
         return cls(

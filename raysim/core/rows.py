@@ -38,8 +38,14 @@ class RowStore:
         self.admit(ids_C)
         if name not in self.tensors:
             self._new(name, fill_P)
+        return self._at(name, self.slots(ids_C))
+
+    def look(self, ids_C: np.ndarray, name: str) -> Tensor:
+        """Rows ``name`` of clients that have them, to read only."""
+        return self._at(name, self.slots(ids_C))[0]
+
+    def _at(self, name: str, slots: np.ndarray) -> tuple[Tensor, Tensor | None]:
         width = len(self.fills[name])
-        slots = self.slots(ids_C)
         if (np.diff(slots) == 1).all():
             return self.tensors[name][slots[0] : slots[0] + len(slots), :width], None
         index = torch.from_numpy(slots).to(self.device)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, vmap
+from torch.func import functional_call, grad, grad_and_value, vmap
 
 from raysim.core import streams
 from raysim.core.batches import Batch
@@ -119,8 +119,8 @@ class Task:
         """Loss [C] and gradient [C, P] of every row on its own batch, all rows at once."""
         key_C = self._mode(batch, alone=False)
         dims = (0, 0, 0, None if batch.weight_CB is None else 0, None if key_C is None else 0)
-        grad = vmap(grad_and_value(self._loss), in_dims=dims)
-        grad_CP, loss_C = grad(x_CP, batch.x_CB, batch.y_CB, batch.weight_CB, key_C)
+        gradient = vmap(grad_and_value(self._loss), in_dims=dims)
+        grad_CP, loss_C = gradient(x_CP, batch.x_CB, batch.y_CB, batch.weight_CB, key_C)
         return loss_C, grad_CP
 
     def chained(self, x_CP: Tensor, batch: Batch, grad_CP: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,9 +145,30 @@ class Task:
                     None if key_C is None else key_C[c],
                 )
             grads = torch.autograd.grad(loss, parts, materialize_grads=True)
-            torch.cat([grad.reshape(-1) for grad in grads], out=grad_CP[c])
+            torch.cat([g.reshape(-1) for g in grads], out=grad_CP[c])
             losses.append(loss.detach())
         return torch.stack(losses), grad_CP
+
+    def input_gradient(self, x_CP: Tensor, batch: Batch) -> Tensor:
+        """Gradient of each example's loss by its input, [C, B, ...], all rows at once."""
+        key_C = self._mode(batch, alone=False)
+        gradient = vmap(grad(self._sum_at), in_dims=(0, 0, 0, None if key_C is None else 0))
+        return gradient(batch.x_CB, x_CP, batch.y_CB, key_C)
+
+    def input_gradient_looped(self, x_CP: Tensor, batch: Batch) -> Tensor:
+        """The same, one row after the other."""
+        key_C = self._mode(batch, alone=True)
+        rows = []
+        for c, x_P in enumerate(x_CP):
+            x_B = batch.x_CB[c].detach().requires_grad_()
+            with torch.enable_grad():
+                total = self._sum_at(x_B, x_P, batch.y_CB[c], None if key_C is None else key_C[c])
+            rows += torch.autograd.grad(total, x_B, materialize_grads=True)
+        return torch.stack(rows)
+
+    def _sum_at(self, x_B: Tensor, x_P: Tensor, y_B: Tensor, key: Tensor | None) -> Tensor:
+        """Sum of the examples' losses: an example's loss knows nothing of the others, so its gradient is its own."""
+        return self._loss(x_P, x_B, y_B, torch.ones(len(x_B), device=x_B.device), key)
 
     @torch.no_grad()
     def value(self, x_CP: Tensor, batch: Batch) -> Tensor:

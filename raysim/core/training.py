@@ -11,13 +11,14 @@ compiled   ``stacked`` with the whole local training of a block compiled by torc
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from raysim.core import streams
 from raysim.core.batches import Batch, Batches
-from raysim.core.interfaces import Optimizer, Rows
+from raysim.core.interfaces import Objective, Optimizer, Rows
 from raysim.core.task import Task
 from raysim.core.terms import Pull, Term
 
@@ -63,12 +64,17 @@ class Trainer:
     Args:
         task: network and loss.
         form: one of FORMS.
+        objective: what changes the inputs of every batch, or None.
     """
 
-    def __init__(self, task: Task, form: str) -> None:
-        self.task, self.form = task, form
+    def __init__(self, task: Task, form: str, objective: Objective | None = None) -> None:
+        self.task, self.form, self.objective = task, form, objective
         self._grad = torch.empty(0)
         self._compiled: dict[tuple, Callable] = {}
+
+    def uncompiled(self) -> Trainer:
+        """This trainer, or one that computes the same without compiling: for an optimiser made for one round."""
+        return Trainer(self.task, "stacked", self.objective) if self.form == "compiled" else self
 
     def gradient(self, x_CP: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Loss and gradient of every row in this form; the gradient may live in a buffer that the next call reuses."""
@@ -78,6 +84,26 @@ class Trainer:
             compute = self.task.chained if self.form == "inplace" else self.task.looped
             return compute(x_CP, batch, self._grad[: len(x_CP)])
         return self.task.stacked(x_CP, batch)
+
+    def perturbed(self, x_CP: Tensor, batch: Batch) -> Batch:
+        """A step's batch with the inputs that the objective makes of it at the parameters ``x_CP``.
+
+        Whatever the step evaluates, it evaluates on this one. A batch without keys (all data) stays as it is.
+        """
+        if self.objective is None or batch.key_C is None:
+            return batch
+        gradient = lambda x_CB: self.input_gradient(x_CP, replace(batch, x_CB=x_CB))
+        key_C = streams.key(batch.key_C, "objective")
+        return replace(batch, x_CB=self.objective.inputs(gradient, batch.x_CB, key_C))
+
+    def input_gradient(self, x_CP: Tensor, batch: Batch) -> Tensor:
+        """Gradient of each example's loss by its input, [C, B, ...], in this form."""
+        if self.form == "inplace":
+            assert self.task.chain is not None
+            return self.task.chain.input_gradient(self.task.chain.views(x_CP), batch)
+        if self.form == "loop":
+            return self.task.input_gradient_looped(x_CP, batch)
+        return self.task.input_gradient(x_CP, batch)
 
     @torch.no_grad()
     def train(
@@ -126,10 +152,10 @@ class Trainer:
 
         Returns:
             Each client's mean loss over its steps, [C]; None, and nothing done, where the form or the optimiser's first
-            step is not of that kind.
+            step is not of that kind, or an objective has to look at the parameters.
         """
         chain = self.task.chain
-        if self.form != "inplace" or chain is None or optimizer.init(x_CP[:1]):
+        if self.form != "inplace" or chain is None or self.objective or optimizer.init(x_CP[:1]):
             return None
         plan = optimizer.accumulates(x_CP, {}, lr)
         if plan is None or plan[0] is not x_CP or plan[1] != 1 or int(batches.steps_C[-1]) == 0:
@@ -158,8 +184,8 @@ class Trainer:
     ) -> Tensor:
         total_C = x_CP.new_zeros(len(x_CP))
         for step in range(batches.steps):
-            batch = batches.at(step)
-            C = len(batch.y_CB)
+            C = batches.active(step)
+            batch = self.perturbed(x_CP[:C], batches.at(step))
             objective = BatchObjective(self.gradient, self.task.value, batch, term and term.rows(0, C))
             loss_C = optimizer.step(objective, x_CP[:C], {n: r[:C] for n, r in state.items()}, lr)
             total_C[:C] += loss_C if objective.loss_C is None else objective.loss_C
@@ -192,7 +218,8 @@ class Trainer:
             weights, targets = chain.views(x), chain.views(target)
             for step in steps:
                 at = chain.views(start_P.expand(C, -1)) if step == 0 and start_P is not None else weights
-                total_C[:C] += chain.accumulate(at, targets, beta, alpha, batches.at(step))
+                batch = self.perturbed(x, batches.at(step))
+                total_C[:C] += chain.accumulate(at, targets, beta, alpha, batch)
                 if more is not None:
                     _add_term(more, x, target, alpha)
                 optimizer.settle(x, rows, lr)
@@ -211,7 +238,8 @@ class Trainer:
     ) -> Tensor:
         from raysim.core.compiled import train_compiled
 
-        return train_compiled(self.task, self._compiled, x_CP, state, batches, optimizer, lr, term)
+        perturbed = self.perturbed if self.objective else None
+        return train_compiled(self.task, self._compiled, x_CP, state, batches, optimizer, lr, term, perturbed)
 
 
 def _add_term(term: Term, x_CP: Tensor, target_CP: Tensor, alpha: float) -> None:

@@ -8,6 +8,7 @@ from raysim.data.digits import Digits
 from raysim.data.logistic import Logistic
 from raysim.data.npz import Npz
 from raysim.data.quadratic import Quadratic
+from raysim.data.sphere import UnitSphere
 from raysim.data.teacher import Teacher
 from raysim.data.text import Text
 from raysim.data.vision import CIFAR10, CIFAR100, MNIST, FashionMNIST
@@ -24,4 +25,5 @@ __all__ = [
     "Quadratic",
     "Teacher",
     "Text",
+    "UnitSphere",
 ]

@@ -7,5 +7,18 @@ from raysim.models.densenet import DenseNet121
 from raysim.models.linear import Linear
 from raysim.models.mlp import MLP
 from raysim.models.resnet import ResNet
+from raysim.models.theory import DeepReLU, TwoLayer
 
-__all__ = ["CNN", "MLP", "CharGRU", "CharLSTM", "Custom", "DenseNet121", "FedCNN", "Linear", "ResNet"]
+__all__ = [
+    "CNN",
+    "MLP",
+    "CharGRU",
+    "CharLSTM",
+    "Custom",
+    "DeepReLU",
+    "DenseNet121",
+    "FedCNN",
+    "Linear",
+    "ResNet",
+    "TwoLayer",
+]

@@ -15,6 +15,10 @@ _LABELS = {
     "client_updates": "client updates",
     "seconds": "time in rounds",
     "sim_seconds": "simulated time",
+    "consensus": "consensus distance",
+    "deviation": "gradient deviation",
+    "deviation_loss": "train loss at the mean model",
+    "drift": "model drift",
 }
 _Units = Sequence[tuple[float, float, str]]
 """Each unit with the value it is used from, and what to divide by."""

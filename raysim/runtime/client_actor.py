@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,9 @@ from raysim.core.interfaces import as_tensor
 from raysim.core.mixing import Mixing
 from raysim.runtime import checkpoint, mailbox
 from raysim.runtime.mailbox import Address, Mailbox, Slip
+from raysim.runtime.post import Beside
 
 PAGE = 4096  # bytes
-
-
-@dataclass(frozen=True)
-class Beside:
-    """Stands for a shared tensor that travels beside the call, in the object store."""
-
-    number: int
 
 
 class ClientActor:

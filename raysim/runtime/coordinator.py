@@ -20,11 +20,10 @@ from raysim.core.clients import Clients
 from raysim.core.cohorts import cohort_ids, plan
 from raysim.core.execution import choose_block, choose_form, examples_of
 from raysim.core.host import Setup
-from raysim.core.plugin import ConfigError
 from raysim.core.server import Server
 from raysim.core.task import Task
 from raysim.runtime import checkpoint
-from raysim.runtime.fleet import HostLost, LocalFleet
+from raysim.runtime.fleet import HostLost, LocalFleet, device_of, probed
 from raysim.runtime.folder import RunFolder
 from raysim.runtime.outcome import Outcome, Tally
 
@@ -109,7 +108,7 @@ class Coordinator:
         module = sim.initial_model(dataset)
         task = Task(module, dataset.loss)
         self.P, self.initial = task.P, task.initial()
-        device = self._device()
+        device = device_of(sim.placement)
         size = sim.cohort_size(self.shards.number)
         state = sim.local.optimizer.init(self.initial.unsqueeze(0))
         row = task.P + sum(rows.shape[1] for rows in state.values())
@@ -136,17 +135,6 @@ class Coordinator:
             rounds=sim.rounds,
         )
         return self._begin()
-
-    def _device(self) -> str:
-        place = self.simulation.placement
-        if place.actors:
-            return "cuda" if place.gpus_per_actor > 0 else "cpu"
-        if place.device == "cuda" and not torch.cuda.is_available():
-            raise ConfigError(
-                "Placement.device is 'cuda', but torch sees no GPU here. Use device: cpu, or run "
-                "`raysim doctor` to see what torch was built for."
-            )
-        return "cuda" if place.device == "cuda" else "cpu"
 
     def _fleet(self, setup: Setup, device: str) -> Any:
         if self.simulation.placement.actors == 0:
@@ -193,7 +181,7 @@ class Coordinator:
     def _rounds(self, server: Server) -> Outcome:
         sim, lost = self.simulation, 0
         while server.round < sim.rounds and not self.stopping:
-            clients = Clients(self.fleet, self._plan(server.round), self.P)
+            clients = Clients(self.fleet, self._plan(server.round), self.P, self.shards.number)
             try:
                 with self._warnings_told():
                     seen = self._probe(clients, server, after=False)
@@ -226,12 +214,10 @@ class Coordinator:
         return round % self.simulation.evaluate_every == 0 or round == self.simulation.rounds
 
     def _probe(self, clients: Clients, server: Server, after: bool) -> dict[str, float]:
-        """What the probes see before or after a round that is evaluated; the time they take is not the rule's."""
-        sim, seen = self.simulation, {}
-        for probe in sim.probes if self._due(clients.round + 1) else ():
-            if probe.after == after:
-                seen |= probe.measure(clients, sim.rule, server)
-        return seen
+        """What the probes see before or after a round that is evaluated."""
+        sim = self.simulation
+        probes = [p for p in sim.probes if p.after == after] if self._due(clients.round + 1) else []
+        return probed(probes, clients, sim.rule, server)
 
     def _plan(self, round: int) -> Any:
         sim = self.simulation

@@ -7,11 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from raysim.core.clients import Clients
 from raysim.core.cohorts import Plan
 from raysim.core.host import CHUNK, Host, Partial, Setup
+from raysim.core.interfaces import Probe, Rule
 from raysim.core.mixing import Mixing
+from raysim.core.placement import Placement
+from raysim.core.plugin import ConfigError
+from raysim.core.server import Server
 from raysim.runtime import checkpoint
 
 
@@ -86,3 +92,29 @@ def pooled(parts: list[tuple[float, float | None, int]]) -> tuple[float, float |
     loss = float(np.sum([total for total, _, _ in parts])) / number
     hits = [h for _, h, _ in parts if h is not None]
     return loss, float(np.sum(hits)) / number if hits else None
+
+
+def device_of(place: Placement) -> str:
+    """Where clients compute, "cpu" or "cuda".
+
+    Raises:
+        ConfigError: a GPU is asked for in this process and torch sees none.
+    """
+    if place.actors:
+        return "cuda" if place.gpus_per_actor > 0 else "cpu"
+    if place.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "Placement.device is 'cuda', but torch sees no GPU here. Use device: cpu, or run "
+            "`raysim doctor` to see what torch was built for."
+        )
+    return "cuda" if place.device == "cuda" else "cpu"
+
+
+def probed(probes: list[Probe], clients: Clients, rule: Rule, server: Server) -> dict[str, float]:
+    """What probes that all look before the round, or all after it, see."""
+    seen: dict[str, float] = {}
+    if any(not probe.after for probe in probes):
+        server = rule.informed(clients, server)
+    for probe in probes:
+        seen |= probe.measure(clients, rule, server)
+    return seen

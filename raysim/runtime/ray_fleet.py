@@ -31,12 +31,13 @@ from torch import Tensor
 from raysim.core import cohorts
 from raysim.core.cohorts import Plan
 from raysim.core.host import Partial, Setup
+from raysim.core.mixing import Mixing
 from raysim.core.placement import Placement
-from raysim.runtime import mailbox, placing
+from raysim.runtime import placing
 from raysim.runtime.checkpoint import CheckpointError
-from raysim.runtime.client_actor import Beside, ClientActor
+from raysim.runtime.client_actor import ClientActor
 from raysim.runtime.fleet import HostLost, chunks, pooled
-from raysim.runtime.mailbox import Mailbox, Slip
+from raysim.runtime.post import Post, sent
 
 LOST = (RayActorError, ObjectLostError, OutOfMemoryError)
 
@@ -67,7 +68,7 @@ class RayFleet:
             )
         )
         self.group = placing.reserve(placement)
-        self.mailboxes: list[Mailbox | None] = [None] * placement.actors
+        self.post = Post(placement.actors)
         try:
             self.actors = [self._start(i) for i in range(placement.actors)]
             self._await(list(range(placement.actors)))
@@ -84,13 +85,7 @@ class RayFleet:
         """Wait until these actors have started, and share a mailbox with those on this machine."""
         self._get([self.actors[i].pid.remote() for i in indices], placing.START)
         for i in indices:
-            made = mailbox.create(len(self.actors))
-            try:
-                here = made is not None and self._get(self.actors[i].join.remote(made[1]))
-                self.mailboxes[i] = made[0] if made and here else None
-            finally:
-                if made:
-                    mailbox.forget(made[1])
+            self.post.share(i, lambda address, i=i: self._get(self.actors[i].join.remote(address)))
 
     def _get(self, refs: Any, timeout: float | None = None) -> Any:
         """Results; the client's own error where there was one, HostLost where actors died."""
@@ -118,7 +113,7 @@ class RayFleet:
         """Run a client function on every actor's run of blocks."""
         runs = cohorts.runs(plan, self.setup.local, self.setup.shards, len(self.actors))
         parts = [(i, plan.part(a, b)) for i, (a, b) in enumerate(runs) if b > a]
-        posted = self._posted(shared, [i for i, _ in parts])
+        posted = self.post.posted(shared, [i for i, _ in parts])
         try:
             if self.keeps_rows:
                 self._move(parts)
@@ -136,44 +131,43 @@ class RayFleet:
                 self.owner_N[part.ids_C] = i
             for text in told:
                 warnings.warn(text, stacklevel=2)  # which the coordinator passes on
-        return [self._received(i, partial) for (i, _), (partial, _) in zip(parts, answers, strict=True)]
+        return [self.post.received(i, partial) for (i, _), (partial, _) in zip(parts, answers, strict=True)]
 
-    def _posted(self, shared: tuple[Any, ...], indices: list[int]) -> dict[int, tuple[list[Any], list[Any]]]:
-        """Shared values for each actor, and what travels beside its call.
+    def mix(self, name: str, mixing: Mixing) -> int:
+        """Replace clients' rows by weighted sums of their neighbours': only rows that cross actors travel.
 
-        Tensors are slips where the actor has a mailbox with room; for all other actors they are put into the object
-        store once (or sent along, small as they are).
+        Every actor first copies what others need of it; those calls stand before any that change rows.
         """
-        posted: dict[int, tuple[list[Any], list[Any]]] = {i: ([], []) for i in indices}
-        boxes = {i: box for i in indices if (box := self.mailboxes[i])}
-        for box in boxes.values():
-            box.begin()
-        for value in shared:
-            array = value.detach().cpu().contiguous().numpy() if isinstance(value, Tensor) else None
-            sent = None
-            for i, (values, large) in posted.items():
-                slip = boxes[i].put(0, array) if array is not None and i in boxes else None
-                if array is not None and slip is None:
-                    sent = self._sent(value) if sent is None else sent
-                    values.append(Beside(len(large)))
-                    large.append(sent)
-                else:
-                    values.append(value if slip is None else slip)
-        return posted
+        owner_C = self.owner_N[mixing.ids_C]
+        parts, halos = {}, {}
+        for i in np.unique(owner_C):
+            parts[i] = mixing.part(np.flatnonzero(owner_C == i))
+            far = np.unique(parts[i].neighbour_E[self.owner_N[parts[i].neighbour_E] != i])
+            halos[i] = {j: far[self.owner_N[far] == j] for j in np.unique(self.owner_N[far])}
+        try:
+            given = {
+                i: [self.actors[j].pick.remote(name, ids) for j, ids in halo.items()]
+                for i, halo in halos.items()
+            }
+            calls = [
+                self.actors[i].mix.remote(name, parts[i], list(halos[i].values()), *given[i]) for i in parts
+            ]
+            return self._get(calls)[0]
+        except LOST as error:
+            raise HostLost(self._replace_dead(error)) from None
 
-    def _received(self, i: int, partial: Partial) -> Partial:
-        """An actor's tensors, copied: slips lead into memory it will overwrite, the object store is read-only."""
-        box = self.mailboxes[i]
-        read = lambda v: torch.from_numpy(np.array(box.get(v) if box and isinstance(v, Slip) else v))
-        copies = lambda values: tuple(read(v) for v in values)
-        nodes = {n: copies(v) for n, v in partial.nodes.items()}
-        return replace(partial, nodes=nodes, rows=[copies(r) for r in partial.rows])
-
-    def _sent(self, value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        array = value.detach().cpu().contiguous().numpy()
-        return ray.put(array) if array.nbytes > placing.inline_bytes() else array
+    def fetch(self, name: str, ids: np.ndarray) -> Tensor:
+        """Rows of some clients, in that order."""
+        owner_K = self.owner_N[ids]
+        owners = np.unique(owner_K)
+        try:
+            parts = self._get([self.actors[i].pick.remote(name, ids[owner_K == i]) for i in owners])
+        except LOST as error:
+            raise HostLost(self._replace_dead(error)) from None
+        rows_KP = torch.empty(len(ids), parts[0].shape[1])
+        for i, part in zip(owners, parts, strict=True):
+            rows_KP[torch.from_numpy(np.flatnonzero(owner_K == i))] = torch.from_numpy(np.array(part))
+        return rows_KP
 
     def _move(self, parts: list[tuple[int, Plan]]) -> None:
         """Bring kept rows to the actors that need them now."""
@@ -198,6 +192,8 @@ class RayFleet:
                 self.actors[i] = self._start(i)
         self._await(dead)
         self._form_again(dead)
+        # Rows that the others keep are from a round half done: a first round done again must not start from them.
+        self._get([actor.load_rows.remote([]) for actor in self.actors])
         self.owner_N[:] = -1
         kind = type(error).__name__
         return f"Client actor{'s' if len(dead) > 1 else ''} {', '.join(map(str, dead))} died ({kind}) and started anew."
@@ -211,7 +207,7 @@ class RayFleet:
     def evaluate(self, x_P: Tensor) -> tuple[float, float | None]:
         """Mean loss and accuracy on the test set, chunks spread over actors, summed in their order."""
         shares = np.array_split(np.array(self.chunks), len(self.actors))
-        x = self._sent(x_P)
+        x = sent(x_P)
         for attempt in range(3):
             busy = [(a, s.tolist()) for a, s in zip(self.actors, shares, strict=True) if len(s)]
             try:
@@ -226,7 +222,7 @@ class RayFleet:
 
     def time_forms(self, forms: list[str], plan: Plan, x_P: Tensor) -> dict[str, float]:
         """Seconds for the first block in each form, on the first actor."""
-        x = self._sent(x_P)
+        x = sent(x_P)
         return {form: self._get(self.actors[0].time_form.remote(form, plan.part(0, 1), x)) for form in forms}
 
     def set_form(self, form: str) -> None:

@@ -97,12 +97,55 @@ def test_what_is_no_chain_is_not_taken_for_one(module):
     assert Task(module, CrossEntropy()).chain is None
 
 
-def test_frozen_layers_are_no_chain_and_do_not_move():
+@pytest.mark.parametrize("layer", [1, 3])
+def test_frozen_layers_only_pass_the_gradient_on(layer):
     module = network("relu")
-    module[3].requires_grad_(False)
+    module[layer].requires_grad_(False)
     task = Task(module, CrossEntropy())
-    assert task.chain is None
-    assert task.P == 6 * 5 + 5
+    assert sum(task.sizes) == (6 * 5 + 5 if layer == 3 else 5 * 3 + 3)
+    x_CP = task.initial() + 0.1 * randn(4, task.P)
+    batch = Batch(randn(4, 7, 6), torch.randint(0, 3, (4, 7), generator=GEN))
+    into = torch.full_like(x_CP, torch.nan)
+    torch.testing.assert_close(task.chained(x_CP, batch, into), task.stacked(x_CP, batch))
+
+
+def test_half_frozen_layers_are_no_chain():
+    module = network("relu")
+    module[3].bias.requires_grad_(False)
+    assert Task(module, CrossEntropy()).chain is None
+
+
+@pytest.mark.parametrize("kind", ["relu", "tanh, no bias", "deep sigmoid", "linear"])
+@pytest.mark.parametrize("loss", [CrossEntropy(), SquaredError()])
+def test_input_gradients_agree_with_autograd(kind, loss):
+    task = Task(network(kind), loss)
+    x_CP = task.initial() + 0.1 * randn(3, task.P)
+    y = torch.randint(0, 3, (3, 4), generator=GEN) if isinstance(loss, CrossEntropy) else randn(3, 4, 3)
+    batch = Batch(randn(3, 4, 6), y, torch.rand(3, 4, generator=GEN))
+    expected = torch.empty(3, 4, 6)
+    for c in range(3):
+        torch.nn.utils.vector_to_parameters(x_CP[c], task.module.parameters())
+        for b in range(4):
+            x = batch.x_CB[c, b : b + 1].clone().requires_grad_()
+            value = loss.per_example(task.module(x), y[c, b : b + 1])
+            expected[c, b] = torch.autograd.grad(value.sum(), x)[0][0]
+    chain = task.chain
+    for got in (
+        task.input_gradient(x_CP, batch),
+        task.input_gradient_looped(x_CP, batch),
+        chain.input_gradient(chain.views(x_CP), batch),
+    ):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_input_gradients_see_the_dropout_of_the_step():
+    task = dropout_task()
+    x_CP, keys = task.initial().repeat(3, 1), streams.key(0, torch.arange(3))
+    batch = Batch(randn(3, 4, 6), torch.zeros(3, 4, dtype=torch.int64), None, keys)
+    stacked = task.input_gradient(x_CP, batch)
+    torch.testing.assert_close(stacked, task.input_gradient_looped(x_CP, batch))
+    batch.key_C = None
+    assert not torch.allclose(stacked, task.input_gradient(x_CP, batch))
 
 
 def dropout_task():

@@ -34,8 +34,8 @@ def test_same_bits_where_a_block_holds_everyone_and_an_actor_nothing():
     assert same(sim.run(None), sim.replaced(placement=on(2)).run(None))
 
 
-class KillingAveraging(rs.rules.Averaging):
-    """Averaging during which one client actor is killed, once."""
+class Killing:
+    """A rule during which one client actor is killed, once."""
 
     def round(self, clients, server):
         if server.round == 3 and not os.path.exists(os.environ["RAYSIM_TEST_MARK"]):
@@ -44,6 +44,45 @@ class KillingAveraging(rs.rules.Averaging):
             open(os.environ["RAYSIM_TEST_MARK"], "w").close()
             os.kill(ray.get(clients._fleet.actors[1].pid.remote()), signal.SIGKILL)
         return super().round(clients, server)
+
+
+class KillingAveraging(Killing, rs.rules.Averaging):
+    """Averaging."""
+
+
+class KillingGossip(Killing, rs.rules.Gossip):
+    """Gossip."""
+
+
+class KillingLeader(Killing, rs.rules.Leader):
+    """LSGD."""
+
+
+class KillingScaffold(Killing, rs.rules.Scaffold):
+    """SCAFFOLD."""
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [KillingGossip(topology=rs.topologies.Ring(), period=3), KillingLeader(groups=3), KillingScaffold()],
+    ids=lambda rule: type(rule).__name__,
+)
+def test_a_killed_actor_costs_own_models_and_control_variates_nothing(tmp_path, monkeypatch, rule):
+    from raysim.runtime.coordinator import Coordinator
+
+    monkeypatch.setenv("RAYSIM_TEST_MARK", str(tmp_path / "killed"))
+    sim = digits(rounds=5, rule=rule, cohort=None if rule.everyone else 8, checkpoint_every=2)
+    (tmp_path / "killed").touch()
+    expected = Coordinator(sim, None).run()
+    (tmp_path / "killed").unlink()
+    (tmp_path / "run").mkdir()
+    coordinator = Coordinator(
+        sim.replaced(placement=on(2)), tmp_path / "run"
+    )  # here: the rule sees the actors
+    outcome = coordinator.run()
+    assert (tmp_path / "killed").exists()
+    assert any(e["kind"] == "warning" and "died" in e["text"] for e in coordinator.events)
+    assert torch.equal(outcome.server.x_P, expected.server.x_P)
 
 
 @pytest.mark.parametrize("local", ["fresh", "kept"])

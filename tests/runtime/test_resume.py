@@ -28,10 +28,17 @@ def test_stop_and_resume_equals_one_run(tmp_path):
     assert [without(a) for a in lines[0]] == [without(b) for b in lines[1]]
 
 
-@pytest.mark.parametrize("after", [0, 1, 3])
-def test_kill_nine_and_resume_ends_in_the_same_bits(tmp_path, after):
+GOSSIP = {"rule": rs.rules.Gossip(topology=rs.topologies.Ring(), period=3), "cohort": None}
+SCAFFOLD = {
+    "rule": rs.rules.Scaffold(),
+    "local": rs.Local(optimizer=rs.optimizers.SGD(lr=0.05), steps=3, batch_size=8),
+}
+
+
+@pytest.mark.parametrize(("after", "fields"), [(0, {}), (1, {}), (3, {}), (3, GOSSIP), (5, SCAFFOLD)])
+def test_kill_nine_and_resume_ends_in_the_same_bits(tmp_path, after, fields):
     """The driver is killed as soon as metrics of round ``after`` are on the disk."""
-    sim = digits(rounds=40, local=KEPT, checkpoint_every=2)
+    sim = digits(**{"rounds": 40, "local": KEPT, "checkpoint_every": 2} | fields)
     (tmp_path / "experiment.yaml").write_text(sim.to_yaml())
     folder = tmp_path / "run"
     command = [

@@ -1,0 +1,296 @@
+"""Study: variants of one experiment, each run with several seeds, compared in one table and one figure.
+
+A study is an experiment's YAML with one more block:
+
+    study:
+      seeds: 3                                  # seed, seed + 1, seed + 2
+      variants:
+        averaging: {}
+        ring: {rule: {name: Gossip, topology: Ring}}      # a mapping is merged into the experiment's; with another
+        slower: {local.optimizer.lr: 0.05}                # name it replaces it; a dotted path reaches deeper
+      plot: {metric: loss, against: [round, bits_up]}     # panels of the figure; a list of them is allowed
+      columns: [consensus]                                # more columns of the table: what probes measure
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import yaml
+
+from raysim import spec
+from raysim.core.plugin import ConfigError, Count, Plugin, shown
+from raysim.report import study as report
+from raysim.runtime import drive, folder as folders
+from raysim.simulation import Simulation
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Panel(Plugin):
+    """What is drawn: a metric, against one or several quantities.
+
+    Args:
+        metric: column on the vertical axis.
+        against: columns on the horizontal axes, a panel each.
+    """
+
+    metric: str = "loss"
+    against: tuple[str, ...] = ("round",)
+
+
+@dataclass(frozen=True)
+class _Block(Plugin):
+    """The block ``study`` of the file."""
+
+    variants: dict[str, Any]
+    seeds: Count = 1
+    plot: tuple[Panel, ...] = (Panel(against=("round", "bits_up")),)
+    columns: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """At least one variant, each a mapping of changes."""
+        if not self.variants:
+            raise ConfigError("variants is empty. Name at least one: variants: {plain: {}}.")
+        for label, changes in self.variants.items():
+            if not isinstance(changes, dict):
+                raise ConfigError(
+                    f"Variant {label!r} must be a mapping of changes to the experiment, such as {{rule: {{name: "
+                    f"Averaging}}}} or {{local.optimizer.lr: 0.1}}, got {shown(changes)}."
+                )
+
+
+class Study:
+    """Variants of one experiment.
+
+    Args:
+        name: of the study and its folder.
+        variants: the experiments by label, with the first seed.
+        seeds: runs of each variant, with seeds that count up from the experiment's.
+        panels: of the figure.
+        columns: of the metrics to put into the table, beside loss, accuracy, uplink and time.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        variants: dict[str, Simulation],
+        seeds: int = 1,
+        panels: tuple[Panel, ...] = (Panel(),),
+        columns: tuple[str, ...] = (),
+    ) -> None:
+        self.name, self.variants, self.seeds = name, variants, seeds
+        self.panels, self.columns = panels, columns
+        self.runs: dict[str, list[pd.DataFrame]] = {}
+        _slugs(list(variants))
+
+    @classmethod
+    def from_yaml(
+        cls, text: str, overrides: list[str] | None = None, name: str = "", seeds: int | None = None
+    ) -> Study:
+        """The study a YAML text describes.
+
+        Args:
+            text: YAML: an experiment and the block ``study``.
+            overrides: changes of the experiment, or of ``study``, as ``dotted.path=value``; a variant's own come last.
+            name: used where the text has no name of its own.
+            seeds: in place of the file's.
+
+        Raises:
+            ConfigError: naming the variant and field, what was got and what is allowed.
+        """
+        tree = _tree(text, overrides or [])
+        if "study" not in tree:
+            raise ConfigError(
+                "This experiment has no block `study:` with variants to compare. Add one (`study: {variants: {...}}`), "
+                "or run it alone with: raysim run"
+            )
+        block = _block(tree.pop("study"))
+        tree["name"] = tree.get("name") or name or "study"
+        variants = {label: _variant(tree, label, changes) for label, changes in block.variants.items()}
+        return cls(str(tree["name"]), variants, seeds or block.seeds, block.plot, block.columns)
+
+    @classmethod
+    def of_rules(cls, overrides: list[str] | None = None, seeds: int | None = None) -> Study:
+        """The study of all rules that comes with raysim."""
+        file = resources.files("raysim") / "studies" / "rules.yaml"
+        return cls.from_yaml(file.read_text(encoding="utf-8"), overrides, "rules", seeds)
+
+    def run(
+        self,
+        folder: str | Path | None = "auto",
+        *,
+        fresh: bool = False,
+        tell: Callable[[str], Any] | None = None,
+    ) -> Study:
+        """Run every variant with every seed, in turn; what has ended in the folder already is only read.
+
+        Args:
+            folder: each run gets ``<variant>-<seed>`` in it; "auto" is ``runs/<name>``, None writes nothing.
+            fresh: remove earlier runs of the study and start anew.
+            tell: called with a line for each run that has ended.
+
+        Returns:
+            The study itself, with its runs.
+
+        Raises:
+            ConfigError: a variant cannot run, or a folder holds a run of another experiment.
+            KeyboardInterrupt: Ctrl-C; the next call continues.
+        """
+        root = None if folder is None else Path("runs") / self.name if folder == "auto" else Path(folder)
+        slugs, runs = _slugs(list(self.variants)), {label: [] for label in self.variants}
+        for label, first in self.variants.items():
+            for seed in range(first.seed, first.seed + self.seeds):
+                path = None if root is None else root / f"{slugs[label]}-{seed}"
+                try:
+                    table = _metrics(first.replaced(seed=seed), path, fresh)
+                except ConfigError as error:
+                    raise ConfigError(f"Variant {label!r}: {error}") from None
+                runs[label].append(table)
+                if tell:
+                    tell(f"{label}, seed {seed}: {report.ending(table)}")
+        self.runs = runs
+        return self
+
+    def table(self) -> pd.DataFrame:
+        """A row per variant: each metric's final value, mean and sample standard deviation (``_sd``) over seeds."""
+        return report.summarised(self._ended(), self.columns)
+
+    def figure(self, panels: tuple[Panel, ...] | None = None) -> Figure:
+        """A curve per variant, the mean over seeds in a band from the least to the largest.
+
+        Args:
+            panels: in place of the study's own.
+        """
+        pairs = [(p.metric, x) for p in panels or self.panels for x in p.against]
+        return report.figure(self._ended(), pairs)
+
+    def _ended(self) -> dict[str, list[pd.DataFrame]]:
+        if not self.runs:
+            raise ConfigError("This study has not run yet. Call its run() first.")
+        return self.runs
+
+
+def is_study(text: str) -> bool:
+    """Whether a YAML text has a block ``study``."""
+    return "study" in _tree(text, [])
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------
+
+
+def _tree(text: str, overrides: list[str]) -> dict[str, Any]:
+    """The mapping a YAML text holds, with overrides ``dotted.path=value``."""
+    try:
+        tree = yaml.load(text, spec._Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"The experiment is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            f"An experiment is a mapping of fields (data, partition, model, ...), got {shown(tree)}."
+        )
+    for override in overrides:
+        spec._override(tree, override)
+    return tree
+
+
+def _block(tree: Any) -> _Block:
+    """The block ``study``, where a single panel and a single axis need no list."""
+    if not isinstance(tree, dict):
+        raise ConfigError(f"study must be a mapping with variants, got {shown(tree)}.")
+    tree = dict(tree)
+    if isinstance(tree.get("variants"), dict):
+        tree["variants"] = {
+            str(label): {} if changes is None else changes for label, changes in tree["variants"].items()
+        }
+    if isinstance(tree.get("plot"), dict):
+        tree["plot"] = [tree["plot"]]
+    for panel in tree["plot"] if isinstance(tree.get("plot"), list) else ():
+        if isinstance(panel, dict) and isinstance(panel.get("against"), str):
+            panel["against"] = [panel["against"]]
+    block = spec.build(_Block, tree, "study", named=False)
+    assert isinstance(block, _Block)
+    return block
+
+
+def _variant(tree: dict[str, Any], label: str, changes: dict[str, Any]) -> Simulation:
+    try:
+        simulation = spec.build(Simulation, _merged(tree, changes), "experiment", named=False)
+    except ConfigError as error:
+        raise ConfigError(f"Variant {label!r}: {error}") from None
+    assert isinstance(simulation, Simulation)
+    return simulation
+
+
+def _merged(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A copy of ``tree`` with changes, whose keys may be dotted paths."""
+    tree = dict(tree)
+    for path, value in changes.items():
+        key, _, rest = str(path).partition(".")
+        tree[key] = _over(tree.get(key), {rest: value} if rest else value)
+    return tree
+
+
+def _over(old: Any, new: Any) -> Any:
+    """``new`` in place of ``old``; fields of the same plug-in are merged, those of another are not."""
+    if not isinstance(new, dict):
+        return new
+    old = {"name": old} if isinstance(old, str) else old
+    other = not isinstance(old, dict) or ("name" in new and new["name"] != old.get("name"))
+    return _merged({} if other else old, new)
+
+
+def _slugs(labels: list[str]) -> dict[str, str]:
+    """A name of a folder for each label."""
+    slugs = {label: re.sub(r"[^\w.+=-]+", "-", label).strip("-.") or "variant" for label in labels}
+    for label, slug in slugs.items():
+        twin = next(other for other in labels if slugs[other].lower() == slug.lower())
+        if twin != label:
+            raise ConfigError(
+                f"Variants {twin!r} and {label!r} would share the folder {slug}. Give them names that differ in "
+                "letters or digits."
+            )
+    return slugs
+
+
+# ---- running ---------------------------------------------------------------------------------------------------
+
+
+def _metrics(simulation: Simulation, path: Path | None, fresh: bool) -> pd.DataFrame:
+    """The metrics of a run: read if it has ended, continued if it was interrupted, made otherwise."""
+    if path is None:
+        return simulation.run(None).metrics
+    if fresh and (path / "run.json").exists():  # only what is a run is removed
+        shutil.rmtree(path)
+    if not (path / "run.json").exists():
+        result = simulation.run(path)
+    else:
+        _require_same(simulation, path)
+        if folders.read_status(path)["status"] in ("finished", "diverged"):
+            return pd.DataFrame(folders.read_metrics(path))
+        result = drive.resume(path)
+    if result.status == "stopped":
+        raise KeyboardInterrupt(f"The study was stopped in {path}. The same command continues it.")
+    return result.metrics
+
+
+def _require_same(simulation: Simulation, path: Path) -> None:
+    """Refuse a folder whose run was another experiment; where it ran does not matter, the numbers are the same."""
+    there = Simulation.from_yaml((path / "experiment.yaml").read_text()).replaced(
+        placement=simulation.placement
+    )
+    changed = [f.name for f in fields(Simulation) if getattr(there, f.name) != getattr(simulation, f.name)]
+    if changed:
+        raise ConfigError(
+            f"{path} holds a run of another experiment: {', '.join(changed)} changed since. Remove that folder to run "
+            "this variant again, use --fresh to run all of them again, or --folder to keep both."
+        )

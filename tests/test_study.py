@@ -1,0 +1,213 @@
+"""Studies: variants merged into an experiment, runs that are not run twice, mistakes named with their variant."""
+
+import warnings
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import raysim as rs
+from raysim.cli import main
+from raysim.study import Panel, Study
+
+TEXT = """
+data: {name: Digits, test: 100}
+partition: {name: Dirichlet, clients: 12, alpha: 0.5}
+model: {name: MLP, hidden: [8]}
+local: {optimizer: {name: SGD, lr: 1e-1}, steps: 2, batch_size: 8}
+cohort: 4
+rounds: 3
+study:
+  seeds: 2
+  variants:
+    plain: {}
+    slow: {local.optimizer.lr: 0.01}
+"""
+
+
+def study(variants, block=""):
+    """A study of some variants, written as YAML."""
+    head, _ = TEXT.split("study:")
+    return Study.from_yaml(f"{head}study:\n  variants: {variants}\n{block}", name="s")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder to work in, with a study."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # main sets its own
+    Path("tiny.yaml").write_text(TEXT)
+    return tmp_path
+
+
+def call(*arguments):
+    """Exit code of a command."""
+    with pytest.raises(SystemExit) as caught:
+        main(list(arguments))
+    return caught.value.code or 0
+
+
+def test_variants_are_merged_into_the_experiment():
+    got = study(
+        "{a: {}, b: {local.steps: 5, partition: {alpha: 1.0}}, c: {partition: {name: IID, clients: 9}, cohort: null}, "
+        "d: {rule.weighting: uniform, model: Linear}, e: {local: {optimizer: {name: Adam, lr: 0.01}}}, 7: }"
+    ).variants
+    assert list(got) == ["a", "b", "c", "d", "e", "7"]
+    assert got["a"] == got["7"] == rs.Simulation.from_yaml(TEXT.split("study:")[0], name="s")
+    assert (got["b"].local.steps, got["b"].partition.alpha, got["b"].partition.clients) == (5, 1.0, 12)
+    assert got["b"].local.optimizer == got["a"].local.optimizer
+    assert got["c"].partition == rs.partitions.IID(clients=9)  # another plug-in: no alpha is carried over
+    assert got["c"].cohort is None
+    assert got["d"].rule == rs.rules.Averaging(weighting="uniform")
+    assert got["e"].local.optimizer == rs.optimizers.Adam(lr=0.01)
+    assert got["e"].local.steps == 2
+
+
+def test_overrides_reach_the_experiment_and_the_study():
+    got = Study.from_yaml(TEXT, ["rounds=9", "study.seeds=4", "local.optimizer.lr=0.5"])
+    assert {s.rounds for s in got.variants.values()} == {9}
+    assert [s.local.optimizer.lr for s in got.variants.values()] == [0.5, 0.01]  # a variant's own comes last
+    assert got.seeds == 4
+    assert Study.from_yaml(TEXT, seeds=1).seeds == 1
+
+
+def test_panels_and_columns():
+    got = study("{a: }", "  plot: {metric: accuracy, against: bits_up}\n  columns: [train_loss]")
+    assert got.panels == (Panel("accuracy", ("bits_up",)),)
+    assert got.columns == ("train_loss",)
+    assert study("{a: }", "  plot: [{}, {metric: accuracy}]").panels == (Panel(), Panel("accuracy"))
+
+
+@pytest.mark.parametrize(
+    ("variants", "block", "said"),
+    [
+        ("{}", "", "variants is empty"),
+        ("{a: {rule: {name: Averging}}}", "", "Variant 'a': rule: there is no rule 'Averging'. Did you mean"),
+        (
+            "{a: {local.stepps: 3}}",
+            "",
+            "Variant 'a': local: Local has no field 'stepps'. Did you mean 'steps'",
+        ),
+        (
+            "{a: , b: {cohort: 13}}",
+            "",
+            "Variant 'b': experiment: Simulation.cohort is 13, but there are only 12",
+        ),
+        ("{a: {study: {}}}", "", "Variant 'a': experiment: Simulation has no field 'study'"),
+        ("{a: 3}", "", "Variant 'a' must be a mapping of changes"),
+        ("[a]", "", "variants must be dictionary, got ('a',)"),
+        ("{a b: , a-b: }", "", "'a b' and 'a-b' would share the folder a-b"),
+        ("{a: }", "  seeds: 0", "seeds must be greater than or equal to 1, got 0"),
+        ("{a: }", "  seed: 2", "has no field 'seed'. Did you mean 'seeds'?"),
+        (
+            "{a: }",
+            "  plot: {metrc: loss}",
+            "study.plot[0]: Panel has no field 'metrc'. Did you mean 'metric'?",
+        ),
+        ("{a: }", "  columns: 3", "columns must be"),
+    ],
+)
+def test_mistakes_name_the_variant_and_the_field(variants, block, said):
+    with pytest.raises(rs.ConfigError) as error:
+        study(variants, block)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_no_study():
+    with pytest.raises(rs.ConfigError, match="no block `study:`"):
+        Study.from_yaml(TEXT.split("study:")[0])
+    with pytest.raises(rs.ConfigError, match="study must be a mapping with variants, got None"):
+        Study.from_yaml(TEXT.split("study:")[0] + "study:")
+    with pytest.raises(rs.ConfigError, match="has not run yet"):
+        Study.from_yaml(TEXT).table()
+
+
+def test_a_study_without_a_folder_runs_every_variant_with_every_seed():
+    lines = []
+    got = Study.from_yaml(TEXT).run(None, tell=lines.append)
+    assert {label: len(runs) for label, runs in got.runs.items()} == {"plain": 2, "slow": 2}
+    alone = rs.Simulation.from_yaml(TEXT.split("study:")[0]).replaced(seed=1).run(None).metrics
+    assert got.runs["plain"][1].drop(columns="seconds").equals(alone.drop(columns="seconds"))
+    assert lines[1].startswith("plain, seed 1: loss ")
+    losses = [run["loss"].iloc[-1] for run in got.runs["slow"]]
+    row = got.table().loc["slow"]
+    assert row["loss"] == pytest.approx(pd.Series(losses).mean())
+    assert row["loss_sd"] == pytest.approx(pd.Series(losses).std())
+    assert len(got.figure().axes) == 2
+
+
+def test_runs_that_have_ended_are_read_and_interrupted_ones_continued(here, monkeypatch):
+    from raysim.runtime.coordinator import Coordinator
+
+    whole = Study.from_yaml(TEXT).run(None).runs
+    after = Coordinator._after
+
+    def stops(self, server, clients):
+        after(self, server, clients)
+        if self.simulation.seed == 1 and server.round == 2:
+            self.stop()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Coordinator, "_after", stops)
+        with pytest.raises(KeyboardInterrupt, match="The same command continues it"):
+            Study.from_yaml(TEXT).run("out")
+    assert sorted(p.name for p in Path("out").iterdir()) == ["plain-0", "plain-1"]
+    first = Path("out/plain-0/run.json").stat().st_mtime_ns
+    again = Study.from_yaml(TEXT).run("out").runs
+    assert Path("out/plain-0/run.json").stat().st_mtime_ns == first
+    for label, runs in again.items():
+        for run, other in zip(runs, whole[label], strict=True):
+            pd.testing.assert_frame_equal(run.drop(columns="seconds"), other.drop(columns="seconds"))
+    Study.from_yaml(TEXT).run("out", fresh=True)
+    assert Path("out/plain-0/run.json").stat().st_mtime_ns != first
+
+
+def test_a_run_of_another_experiment_is_neither_used_nor_removed(here):
+    Study.from_yaml(TEXT).run("out")
+    Study.from_yaml(TEXT, ["placement.threads=2"]).run("out")  # where it runs does not change the numbers
+    with pytest.raises(
+        rs.ConfigError, match=r"Variant 'plain': out/plain-0 holds a run of another .* rounds changed"
+    ):
+        Study.from_yaml(TEXT, ["rounds=2"]).run("out")
+    assert Path("out/plain-0/metrics.parquet").exists()
+
+
+def test_compare_runs_a_study_and_prints_one_table(here, capsys):
+    assert call("compare", "tiny.yaml", "rounds=2", "--out", "tiny.png") == 0
+    out = capsys.readouterr().out
+    assert out.count(", seed ") == 4
+    assert "tiny: final values, mean ± standard deviation of 2 seeds" in out
+    assert out.rstrip().endswith("tiny.png")
+    assert Path("tiny.png").read_bytes().startswith(b"\x89PNG")
+    assert Path("runs/tiny/slow-1/metrics.jsonl").exists()
+    assert call("compare", "tiny.yaml", "rounds=2", "--metric", "accuracy") == 0
+    assert call("compare", "tiny.yaml", "rounds=2", "--metric", "f1") == 2
+    assert "No run of the study has a column 'f1'. Known: round, loss" in capsys.readouterr().err
+    assert call("compare", "runs/tiny/slow-0", "runs/tiny/slow-1") == 0  # they are runs like any other
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "tiny.yaml"], "tiny.yaml is a study"),
+        (["run", "tiny.yaml"], "raysim compare tiny.yaml"),
+        (["compare"], "nothing to compare"),
+        (["compare", "nowhere.yaml"], "nowhere.yaml cannot be read"),
+        (["compare", "plain.yaml"], "no block `study:`"),
+        (["compare", "nowhere"], "nowhere is not a run's folder"),
+        (
+            ["compare", "tiny.yaml", "study.variants.slow.rule=x"],
+            "Variant 'slow': rule: there is no rule 'x'",
+        ),
+    ],
+)
+def test_bad_input_is_one_paragraph_and_exit_code_2(here, capsys, arguments, said):
+    Path("plain.yaml").write_text(TEXT.split("study:")[0])
+    assert call(*arguments) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.startswith("raysim: ")
+    assert err.count("\n") == 1
+    assert not Path("runs").exists()
