@@ -121,7 +121,8 @@ def figure(runs: Runs, pairs: Sequence[tuple[str, str]]) -> Figure:
     for column in {c for pair in pairs for c in pair}:
         _require(runs, column)
     means = {variant: _over_seeds(tables, "mean") for variant, tables in runs.items()}
-    out = Figure(figsize=(1.2 + 4.6 * len(pairs), 4.2), layout="constrained")
+    height = 3.9 + 0.09 * len(runs)  # room for the legend
+    out = Figure(figsize=(1.2 + 4.6 * len(pairs), height), layout="constrained")
     panels = list(out.subplots(1, len(pairs), squeeze=False)[0])
     for panel, (metric, against) in zip(panels, pairs, strict=True):
         for i, (variant, tables) in enumerate(runs.items()):
