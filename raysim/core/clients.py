@@ -147,9 +147,20 @@ class Clients:
         columns = zip(*[block for p in partials for block in p.rows], strict=True)
         return _unwrap(tuple(torch.cat([torch.as_tensor(r).cpu() for r in column]) for column in columns))
 
-    def run(self, function: Callable[..., Any], *shared: Any) -> None:
-        """Run ``function`` on the clients and send nothing back: they change their own rows."""
-        self._exchange(function, shared, self._plan, "none")
+    def run(self, function: Callable[..., Any], *shared: Any, look: bool = False) -> Any:
+        """Run ``function`` on the clients and send nothing back: they change their own rows.
+
+        Args:
+            function: a client function.
+            shared: values for all clients.
+            look: return the uniform mean of the rows that it returns, to look at while they are in the cache: nobody
+                sends anything for it.
+        """
+        if not look:
+            self._exchange(function, shared, self._plan, "none")
+            return None
+        plan = replace(self._plan, weight_C=np.full(self.number, 1 / self.number))
+        return self._reduced(function, shared, plan, "mean", sends=False)
 
     def mix(self, name: str, matrix_CC: csr_array, bits_C: np.ndarray | None = None) -> None:
         """Rows ``name`` that clients keep become W times them: x_i <- sum_j w_ij x_j, each edge one message.
@@ -197,10 +208,16 @@ class Clients:
         self.notes[name] = float(value)
 
     def _reduced(
-        self, function: Callable[..., Any], shared: tuple[Any, ...], plan: Plan, reduce: str, measure: bool
+        self,
+        function: Callable[..., Any],
+        shared: tuple[Any, ...],
+        plan: Plan,
+        reduce: str,
+        measure: bool = False,
+        sends: bool = True,
     ) -> Any:
         tree = Tree(plan.blocks)
-        for partial in self._exchange(function, shared, plan, reduce, measure):
+        for partial in self._exchange(function, shared, plan, reduce, measure, sends):
             for node, value in partial.nodes.items():
                 tree.add(node, tuple(torch.as_tensor(v).cpu() for v in value))
         return _unwrap(tree.total())
@@ -212,6 +229,7 @@ class Clients:
         plan: Plan,
         reduce: str,
         measure: bool = False,
+        sends: bool = True,
     ) -> list[Partial]:
         partials = self._fleet.exchange(function, shared, plan, reduce, measure)
         if measure:
@@ -221,7 +239,7 @@ class Clients:
             if isinstance(tensor, Tensor) and not any(tensor is sent for sent in self._sent):
                 self._sent.append(tensor)
                 self.bits_down += 32 * (tensor.numel() // share) * self.number
-        self.bits_up += 32 * partials[0].width * self.number
+        self.bits_up += 32 * partials[0].width * self.number * sends
         for name in partials[0].reports:
             self.reports[name] = np.concatenate([p.reports[name] for p in partials])
         return partials

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from raysim.core.rows import RowStore
 
-CHUNK = 8 << 20  # bytes of mixed rows in fresh memory at a time
+CHUNK = 2 << 20  # bytes of mixed rows on their way at a time: smaller pays for calls, larger leaves the cache
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,8 @@ def mix(store: RowStore, name: str, mixing: Mixing, halo_ids: np.ndarray, halo_H
     outer = np.zeros(len(slots), bool)
     np.logical_or.at(outer, np.repeat(np.arange(len(slots)), np.diff(mixing.start_C)), far)
     inner, edge = np.flatnonzero(~outer), np.flatnonzero(outer)
-    rows = max(1, CHUNK // (4 * old.shape[1]))
-    for a in range(0, len(inner), rows):
-        some = inner[a : a + rows]
-        part = mixing.part(some)
-        _put(new, slots[some], _summed(old, store.slots(part.neighbour_E), part))
+    part = mixing.part(inner)
+    _mix_rows(new, slots[inner], old, store.slots(part.neighbour_E), part)
     if len(edge):
         part = mixing.part(edge)
         near = np.setdiff1d(part.neighbour_E, halo_ids)
@@ -91,7 +88,8 @@ def mix(store: RowStore, name: str, mixing: Mixing, halo_ids: np.ndarray, halo_H
         table[len(near) :, : halo_HP.shape[1]] = halo_HP
         ids = np.concatenate([near, halo_ids])
         by_id = np.argsort(ids)
-        _put(new, slots[edge], _summed(table, by_id[np.searchsorted(ids[by_id], part.neighbour_E)], part))
+        row_E = by_id[np.searchsorted(ids[by_id], part.neighbour_E)]
+        _mix_rows(new, slots[edge], table, row_E, part)
     kept = np.setdiff1d(np.fromiter(store.slot.values(), np.int64, len(store.slot)), slots)
     if len(kept):
         index = torch.from_numpy(kept).to(old.device)
@@ -99,12 +97,22 @@ def mix(store: RowStore, name: str, mixing: Mixing, halo_ids: np.ndarray, halo_H
     store.swap(name, new)
 
 
-def _summed(table_RP: Tensor, row_E: np.ndarray, mixing: Mixing) -> Tensor:
-    """sum_j w_ij table[j] for every row of the mixing: one pass over memory, each row by itself."""
+def _mix_rows(new_RP: Tensor, slots: np.ndarray, table_RP: Tensor, row_E: np.ndarray, mixing: Mixing) -> None:
+    """new[slots] = sum_j w_ij table[j], one pass over memory, each row by itself, some rows at a time."""
     put = lambda a: torch.from_numpy(np.ascontiguousarray(a)).to(table_RP.device)
-    return F.embedding_bag(
-        put(row_E), table_RP, put(mixing.start_C[:-1]), mode="sum", per_sample_weights=put(mixing.weight_E)
-    )
+    row, start, weight = put(row_E), put(mixing.start_C), put(mixing.weight_E)
+    rows = max(1, CHUNK // (4 * table_RP.shape[1]))
+    for a in range(0, len(slots), rows):
+        b = min(len(slots), a + rows)
+        first, last = int(mixing.start_C[a]), int(mixing.start_C[b])
+        mixed_CP = F.embedding_bag(
+            row[first:last],
+            table_RP,
+            start[a:b] - first,
+            mode="sum",
+            per_sample_weights=weight[first:last],
+        )
+        _put(new_RP, slots[a:b], mixed_CP)
 
 
 def _put(new_RP: Tensor, slots: np.ndarray, rows_CP: Tensor) -> None:

@@ -69,11 +69,11 @@ class Gossip(Rule):
             clients.mix("model", matrix)
             clients.run(add_change)
             return server.at(mean_model(clients))
-        clients.run(adapt)
+        mean_P = clients.run(adapt, look=True)
         if self.period and (server.round + 1) % self.period == 0:
             return server.at(average_all(clients))
         clients.mix("model", matrix)
-        return server.at(mean_model(clients))
+        return server.at(mean_P)  # which mixing leaves as it is
 
     def models(self, cohort: Cohort, server: Server) -> Tensor:
         """Trained models; in combine-then-adapt the models from before training are what is combined."""
@@ -119,13 +119,13 @@ class GossipAGA(Rule):
     def round(self, clients: Clients, server: Server) -> Server:
         """One round of Gossip-PGA with the period in force."""
         begin(clients, server)
-        clients.run(adapt)
+        mean_P = clients.run(adapt, look=True)
         period = server.state.get("period", torch.tensor(self.period))
         counter = server.state.get("counter", torch.tensor(0)) + 1
         clients.note("period", period.item())
         if counter < period:
             clients.mix("model", self.topology.mixing(clients.number, server.round))
-            return server.at(mean_model(clients), period=period, counter=counter)
+            return server.at(mean_P, period=period, counter=counter)
         loss = float(clients.reports["train_loss"].astype(float).mean())
         first = float(server.state.get("first_loss", loss))
         if server.round < self.warmup:
@@ -179,9 +179,9 @@ def start_from(cohort: Cohort, x_P: Tensor, *names: str) -> None:
         cohort.state.rows(name, x_P)
 
 
-def adapt(cohort: Cohort) -> None:
+def adapt(cohort: Cohort) -> Tensor:
     """Local training in the clients' own models."""
-    cohort.train(own(cohort), inplace=True)
+    return cohort.train(own(cohort), inplace=True)
 
 
 def adopt(cohort: Cohort, mean_P: Tensor) -> None:

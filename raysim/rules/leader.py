@@ -113,8 +113,7 @@ class Leader(Rule):
                 state["global_leader"] = top_P if meets else server.state.get("global_leader", server.x_P)
             return server.at(mean_model(clients), **state)
         near = Table(rows_GP, group_N) if self.pull > 0 else None
-        clients.run(pull_to_leaders, self, near, top_P if meets else None)
-        return server.at(mean_model(clients))
+        return server.at(clients.run(pull_to_leaders, self, near, top_P if meets else None, look=True))
 
     def models(self, cohort: Cohort, server: Server) -> Tensor:
         """Each client's model after its local steps, before the communication."""
