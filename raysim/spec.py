@@ -78,8 +78,12 @@ def kinds() -> list[type[Plugin]]:
 # ---- reading ---------------------------------------------------------------------------------------------------
 
 
-def load(text: str, overrides: list[str], name: str = "") -> Simulation:
-    """The Simulation of a YAML text with overrides ``dotted.path=value``."""
+def read(text: str, overrides: list[str]) -> dict[str, Any]:
+    """The mapping a YAML text holds, with overrides ``dotted.path=value``.
+
+    Raises:
+        ConfigError: it is not YAML, or no mapping.
+    """
     try:
         tree = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
@@ -90,6 +94,12 @@ def load(text: str, overrides: list[str], name: str = "") -> Simulation:
         )
     for override in overrides:
         _override(tree, override)
+    return tree
+
+
+def load(text: str, overrides: list[str], name: str = "") -> Simulation:
+    """The Simulation of a YAML text with overrides ``dotted.path=value``."""
+    tree = read(text, overrides)
     if name and not tree.get("name"):
         tree["name"] = name
     result = build(Simulation, tree, "experiment", named=False)

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import yaml
 
 from raysim import spec
 from raysim.core.plugin import ConfigError, Count, Plugin, shown
@@ -108,7 +107,7 @@ class Study:
         Raises:
             ConfigError: naming the variant and field, what was got and what is allowed.
         """
-        tree = _tree(text, overrides or [])
+        tree = spec.read(text, overrides or [])
         if "study" not in tree:
             raise ConfigError(
                 "This experiment has no block `study:` with variants to compare. Add one (`study: {variants: {...}}`), "
@@ -182,25 +181,10 @@ class Study:
 
 def is_study(text: str) -> bool:
     """Whether a YAML text has a block ``study``."""
-    return "study" in _tree(text, [])
+    return "study" in spec.read(text, [])
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------
-
-
-def _tree(text: str, overrides: list[str]) -> dict[str, Any]:
-    """The mapping a YAML text holds, with overrides ``dotted.path=value``."""
-    try:
-        tree = yaml.load(text, spec._Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"The experiment is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(
-            f"An experiment is a mapping of fields (data, partition, model, ...), got {shown(tree)}."
-        )
-    for override in overrides:
-        spec._override(tree, override)
-    return tree
 
 
 def _block(tree: Any) -> _Block:

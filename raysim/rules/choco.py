@@ -15,7 +15,7 @@ from raysim.core.interfaces import Compressor, Rule, Topology
 from raysim.core.local import Local
 from raysim.core.plugin import ConfigError
 from raysim.core.server import Server
-from raysim.rules.gossip import adapt, begin, kept, mean_model, own
+from raysim.rules.own import adapt, begin, kept, mean_model, own
 
 
 @dataclass(frozen=True)

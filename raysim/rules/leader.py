@@ -16,7 +16,7 @@ from raysim.core.local import Local
 from raysim.core.plugin import ConfigError, Count, NonNegative
 from raysim.core.server import Server
 from raysim.core.terms import Pull, Term, proximal
-from raysim.rules.gossip import begin, mean_model, own
+from raysim.rules.own import begin, mean_model, own
 
 Leaders = tuple[Tensor | Table | None, Tensor | None]
 """What a client follows through its local steps: its group's leader and the global one, where there are such."""

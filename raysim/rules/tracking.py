@@ -14,7 +14,7 @@ from raysim.core.interfaces import Optimizer, Rule, Topology
 from raysim.core.local import Local
 from raysim.core.plugin import ConfigError
 from raysim.core.server import Server
-from raysim.rules.gossip import begin, kept, mean_model, own, start_from
+from raysim.rules.own import begin, kept, mean_model, own, start_from
 
 
 @dataclass(frozen=True)

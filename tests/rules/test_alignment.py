@@ -287,15 +287,6 @@ def ragged(rule, **changes):
     return digits(rule=rule, local=PLAIN if isinstance(rule, rs.rules.GradAlign) else KEPT, **changes)
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_session")
-def test_same_bits_on_actors():
-    """One case of what the laws check for every rule: partial participation, kept momentum, ragged steps."""
-    place = rs.Placement(actors=3, cpus_per_actor=0.5)
-    rule = rs.rules.FedGA(beta="neutral")
-    assert same(ragged(rule).run(None), ragged(rule, placement=place).run(None))
-
-
 @pytest.mark.parametrize("rule", RULES, ids=lambda r: type(r).__name__)
 def test_stop_and_resume_equals_one_run(rule, tmp_path):
     sim = ragged(rule.__class__(beta=0.1, server=rs.optimizers.Adam(lr=0.01)))

@@ -134,15 +134,6 @@ KEPT = rs.Local(
 )
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize("actors", [2, 3])
-def test_same_bits_on_actors(actors):
-    sim = digits(rule=rs.rules.EAMSGD(), local=KEPT, rounds=4)
-    on = sim.replaced(placement=rs.Placement(actors=actors, cpus_per_actor=0.5))
-    assert same(sim.run(None), on.run(None))
-
-
 @pytest.mark.parametrize("rule", [rs.rules.EAMSGD(alpha=0.2), rs.rules.Downpour()])
 def test_stop_and_resume_equals_one_run(tmp_path, rule):
     sim = digits(rule=rule, local=KEPT, rounds=5)

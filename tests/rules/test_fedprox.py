@@ -113,14 +113,6 @@ def test_bits_are_one_model_each_way_per_client():
 KEPT = rs.Local(optimizer=rs.optimizers.SGD(lr=0.05, momentum=0.9), epochs=1, batch_size=8, keep_state=True)
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_session")
-def test_same_bits_on_actors():
-    """One case of what the laws check for every rule."""
-    sim = digits(rule=rs.rules.FedProx(mu=0.1), local=KEPT)
-    assert same(sim.run(None), sim.replaced(placement=rs.Placement(actors=2, cpus_per_actor=0.5)).run(None))
-
-
 def test_stop_and_resume_equals_one_run(tmp_path):
     sim = digits(rule=rs.rules.FedProx(mu=0.1, server=rs.optimizers.Adam(lr=0.01)), local=KEPT)
     sim.replaced(rounds=2).run(tmp_path / "run")

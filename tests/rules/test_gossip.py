@@ -11,7 +11,7 @@ import torch
 import raysim as rs
 from raysim.core.clients import Clients
 from raysim.core.server import Server
-from raysim.rules.gossip import adapt, begin
+from raysim.rules.own import adapt, begin
 from raysim.runtime.coordinator import Coordinator
 from tests.experiments import digits, same
 from tests.rules.decentralized import (
@@ -249,16 +249,6 @@ FAMILY = {
 def family(name):
     rule, local = FAMILY[name]
     return digits(rule=rule, local=local, cohort=None, rounds=6)
-
-
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize(("name", "actors"), [("varying", 2), ("choco", 2), *((name, 3) for name in FAMILY)])
-def test_same_bits_for_any_number_of_actors(name, actors):
-    here = family(name).run(None)
-    assert here.status == "finished"
-    there = family(name).replaced(placement=rs.Placement(actors=actors, cpus_per_actor=0.5))
-    assert same(here, there.run(None))
 
 
 @pytest.mark.parametrize("name", FAMILY)

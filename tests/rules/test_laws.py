@@ -37,8 +37,11 @@ EXAMPLES = {
     "SequentialGradAlign": [rs.rules.SequentialGradAlign(beta=0.1)],
     "FedProx": [rs.rules.FedProx(mu=0.1)],
     "Scaffold": [rs.rules.Scaffold(), rs.rules.Scaffold(option="I")],
-    "FedNova": [rs.rules.FedNova()],
-    "FedDyn": [rs.rules.FedDyn(alpha=0.1)],
+    "FedNova": [
+        rs.rules.FedNova(),
+        rs.rules.FedNova(mu=0.1, server=rs.optimizers.SGD(lr=0.5, momentum=0.9)),
+    ],
+    "FedDyn": [rs.rules.FedDyn(alpha=0.1), rs.rules.FedDyn(alpha=0.1, weighting="uniform")],
     "MimeLite": [rs.rules.MimeLite(momentum=0.9)],
     "SlowMo": [rs.rules.SlowMo()],
     "DiLoCo": [rs.rules.DiLoCo()],
@@ -50,7 +53,6 @@ ONE_STEP = {"GradientTracking", "ExactDiffusion", "GradAlign"}
 NEEDS_MOMENTUM = {"EAMSGD"}
 PLACED = {"Gossip", "GossipAGA", "ChocoSGD", "GradientTracking", "ExactDiffusion", "Leader"}
 """Rules for which a client's number is its place in a graph or a group."""
-EQUAL_STEPS = {"SequentialGradAlign"}
 
 
 def local_for(rule, full=False):
@@ -62,7 +64,7 @@ def local_for(rule, full=False):
         return rs.Local(optimizer=sgd, steps=3, batch_size=size, keep_state=True)
     if name in ONE_STEP:
         return rs.Local(optimizer=rs.optimizers.SGD(lr=0.1), steps=1, batch_size=size)
-    if full or name in EQUAL_STEPS:
+    if full:
         return rs.Local(optimizer=rs.optimizers.SGD(lr=0.1), steps=3, batch_size=size)
     kept = rs.Local(
         optimizer=rs.optimizers.SGD(lr=0.05, momentum=0.9), epochs=1, batch_size=8, keep_state=True

@@ -283,16 +283,6 @@ KINDS = [
 ]
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize("actors", [2, 3])
-@pytest.mark.parametrize("fields", KINDS)
-def test_same_bits_on_actors(fields, actors):
-    sim = digits(rule=rs.rules.Leader(**fields), local=LOCAL, cohort=None)
-    on = sim.replaced(placement=rs.Placement(actors=actors, cpus_per_actor=0.5))
-    assert same(sim.run(None), on.run(None))
-
-
 @pytest.mark.parametrize("fields", KINDS)
 def test_stop_and_resume_equals_one_run(tmp_path, fields):
     """Stopped between two rounds of the global leader, within the window of losses."""

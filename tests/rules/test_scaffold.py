@@ -168,16 +168,6 @@ def test_bits_are_two_rows_each_way_per_client(option):
 # ---- laws ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize("actors", [2, 3])
-def test_same_bits_on_actors(actors):
-    """Control variates move with their clients; one case of what the laws check for every rule."""
-    sim = digits(rule=rs.rules.Scaffold(), rounds=6)
-    place = rs.Placement(actors=actors, cpus_per_actor=0.5)
-    assert same(sim.run(None), sim.replaced(placement=place).run(None))
-
-
 @pytest.mark.parametrize("option", ["I", "II"])
 def test_stop_and_resume_equals_one_run(option, tmp_path):
     sim = digits(rule=rs.rules.Scaffold(option=option), rounds=6)
