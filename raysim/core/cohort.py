@@ -6,7 +6,6 @@ It must not write to shared tensors.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -251,6 +250,3 @@ class Cohort:
 
     def _stack(self, at: Tensor) -> Tensor:
         return at.expand(len(self), -1).contiguous() if at.dim() == 1 else at
-
-
-ClientFunction = Callable[..., Tensor]

@@ -30,6 +30,7 @@ from raysim.core.training import Trainer
 
 T = TypeVar("T")
 DRAW = 1 << 20  # examples whose places are drawn at once: few calls, and no more than some megabytes
+NOBODY = np.empty(0, np.int64)
 CHUNK = 1000  # test examples evaluated at once; results are summed in the order of chunks
 
 
@@ -156,10 +157,11 @@ class Host:
             return replace(value, rows_GP=self._here(value.rows_GP))
         return aligned(value.to(self.device)) if isinstance(value, Tensor) else value
 
-    def mix(self, name: str, mixing: Mixing, halo: dict[int, Tensor] | None = None) -> None:
-        """Rows ``name`` of the mixing's clients become weighted sums; ``halo``: neighbours' rows from other hosts."""
-        ids = np.array(sorted(halo or {}), np.int64)
-        mix(self.rows, name, mixing, ids, torch.stack([halo[i] for i in ids]) if halo else None)
+    def mix(
+        self, name: str, mixing: Mixing, halo_ids: np.ndarray = NOBODY, halo_HP: Tensor | None = None
+    ) -> None:
+        """Rows ``name`` of the mixing's clients become weighted sums; the halo: neighbours' rows from other hosts."""
+        mix(self.rows, name, mixing, halo_ids, halo_HP)
 
     def _collect(self, partial: Partial, tree: Tree, plan: Plan, b: int, result: Any, reduce: str) -> None:
         parts = result if isinstance(result, tuple) else (result,)

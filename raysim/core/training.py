@@ -169,7 +169,7 @@ class Trainer:
                 for step in steps:
                     total_C[:C] += chain.accumulate(weights, weights, 1, plan[2], batches.at(step))
             more.sub_(start_P)
-            total_C /= torch.from_numpy(batches.steps_C)
+            total_C /= torch.from_numpy(batches.steps_C).to(total_C)
         return total_C
 
     def _train_steps(

@@ -91,12 +91,11 @@ class ClientActor:
 
     def mix(self, name: str, mixing: Mixing, halo_ids: list[np.ndarray], *halo: np.ndarray) -> int:
         """``Host.mix``; the halo in parts, each from one other actor; returns the rows' width."""
-        rows = {
-            int(i): torch.from_numpy(np.array(row)).to(self.host.device)
-            for ids, part in zip(halo_ids, halo, strict=True)
-            for i, row in zip(ids, part, strict=True)
-        }
-        self.host.mix(name, mixing, rows)
+        if halo:
+            rows_HP = torch.from_numpy(np.concatenate(halo)).to(self.host.device)
+            self.host.mix(name, mixing, np.concatenate(halo_ids), rows_HP)
+        else:
+            self.host.mix(name, mixing)
         return len(self.host.rows.fills[name])
 
     def evaluate(self, x_P: np.ndarray, chunks: list[int]) -> list[tuple[float, float | None, int]]:

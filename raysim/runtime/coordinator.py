@@ -23,7 +23,7 @@ from raysim.core.host import Setup
 from raysim.core.server import Server
 from raysim.core.task import Task
 from raysim.runtime import checkpoint
-from raysim.runtime.fleet import HostLost, LocalFleet, device_of, probed
+from raysim.runtime.fleet import HostLost, device_of, probed, started
 from raysim.runtime.folder import RunFolder
 from raysim.runtime.outcome import Outcome, Tally
 
@@ -122,7 +122,7 @@ class Coordinator:
         )
         first = "stacked" if form == "fastest" else form
         setup = Setup(dataset, self.shards, module, sim.local, sim.seed, first)
-        self.fleet = self._fleet(setup, device)
+        self.fleet = started(setup, sim.placement, device)
         self.form = self._fastest(task) if form == "fastest" else form
         self._tell(
             "prepared",
@@ -135,13 +135,6 @@ class Coordinator:
             rounds=sim.rounds,
         )
         return self._begin()
-
-    def _fleet(self, setup: Setup, device: str) -> Any:
-        if self.simulation.placement.actors == 0:
-            return LocalFleet(setup, device)
-        from raysim.runtime.ray_fleet import RayFleet
-
-        return RayFleet(setup, self.simulation.placement)
 
     def _fastest(self, task: Task) -> str:
         forms = ["loop", "stacked", "compiled"] + (["inplace"] if task.chain is not None else [])

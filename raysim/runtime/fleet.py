@@ -110,6 +110,15 @@ def device_of(place: Placement) -> str:
     return "cuda" if place.device == "cuda" else "cpu"
 
 
+def started(setup: Setup, place: Placement, device: str) -> Any:
+    """The fleet that is asked for: Ray is imported only where there are actors."""
+    if place.actors == 0:
+        return LocalFleet(setup, device)
+    from raysim.runtime.ray_fleet import RayFleet
+
+    return RayFleet(setup, place)
+
+
 def probed(probes: list[Probe], clients: Clients, rule: Rule, server: Server) -> dict[str, float]:
     """What probes that all look before the round, or all after it, see."""
     seen: dict[str, float] = {}
