@@ -13,7 +13,19 @@
 'finished'
 """
 
-from raysim import compressors, data, models, objectives, optimizers, probes, rules, topologies
+from raysim import (
+    aggregators,
+    attacks,
+    compressors,
+    data,
+    models,
+    objectives,
+    optimizers,
+    privacy,
+    probes,
+    rules,
+    topologies,
+)
 from raysim.core.execution import Execution
 from raysim.core.host import ClientError
 from raysim.core.interfaces import DataError
@@ -37,12 +49,15 @@ __all__ = [
     "Placement",
     "Result",
     "Simulation",
+    "aggregators",
+    "attacks",
     "compressors",
     "data",
     "models",
     "objectives",
     "optimizers",
     "partitions",
+    "privacy",
     "probes",
     "resume",
     "rules",

@@ -18,6 +18,8 @@ from raysim.core.interfaces import Data, Dataset, Model, Partition, Probe, Rule
 from raysim.core.local import Local
 from raysim.core.placement import Placement
 from raysim.core.plugin import ConfigError, Count, CountOrZero, Plugin
+from raysim.core.sending import check_order
+from raysim.core.transforms import Attack, Compressor, Privacy
 from raysim.rules import Averaging
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ class Simulation(Plugin):
         model: the network.
         local: local training.
         rule: the aggregation rule.
+        uplink: what becomes of the rows that leave a client, in this order: attacks, privacy, compressors.
+        downlink: how the server compresses what it sends; clients' copies follow by compressed differences.
         cohort: clients per round, as a number or a fraction, drawn without replacement; None for all.
         rounds: communication rounds.
         seed: of the partition, the initial model, cohorts and batches.
@@ -54,6 +58,8 @@ class Simulation(Plugin):
     model: Model
     local: Local
     rule: Rule = dataclasses.field(default_factory=Averaging)
+    uplink: tuple[Attack | Privacy | Compressor, ...] = ()
+    downlink: Compressor | None = None
     cohort: Count | Fraction | None = None
     rounds: Count = 100
     seed: CountOrZero = 0
@@ -79,6 +85,20 @@ class Simulation(Plugin):
                 f"{self.cohort} of {clients} clients. Leave cohort out, or choose a rule that samples clients."
             )
         self.rule.fit(clients, size, self.local)
+        if self.rule.own_models and (self.uplink or self.downlink):
+            raise ConfigError(
+                f"In {type(self.rule).__name__} clients send whole models, to each other or to pull towards, while "
+                f"Simulation.{'uplink' if self.uplink else 'downlink'} is for updates and gradients. Leave it out, or "
+                "use ChocoSGD for gossip with a compressor."
+            )
+        if self.rule.own_downlink and self.downlink:
+            raise ConfigError(
+                f"{type(self.rule).__name__} answers in bits of its own already, so there is nothing for "
+                "Simulation.downlink to compress. Leave it out."
+            )
+        check_order(self.uplink)
+        for transform in self.uplink:
+            transform.fit(self.rule, clients)
 
     def cohort_size(self, clients: int) -> int:
         """Clients per round out of ``clients``."""
@@ -105,11 +125,13 @@ class Simulation(Plugin):
                 "clients, more data or a partition that leaves nobody empty (a larger alpha, min_examples=1)."
             )
         self._fit(shards.number)
-        if len(order) == len(dataset.x_train) and (np.diff(order) == 1).all():
-            return dataset, shards
-        groups = None if dataset.groups is None else dataset.groups[order]
-        x, y = dataset.x_train[order], dataset.y_train[order]
-        return dataclasses.replace(dataset, x_train=x, y_train=y, groups=groups), shards
+        if len(order) != len(dataset.x_train) or (np.diff(order) != 1).any():
+            groups = None if dataset.groups is None else dataset.groups[order]
+            x, y = dataset.x_train[order], dataset.y_train[order]
+            dataset = dataclasses.replace(dataset, x_train=x, y_train=y, groups=groups)
+        for transform in self.uplink:
+            dataset = transform.poison(dataset, shards, self.seed)
+        return dataset, shards
 
     def initial_model(self, dataset: Dataset | None = None) -> nn.Module:
         """The network as every run with this seed starts it."""

@@ -11,17 +11,20 @@ from typing import Any
 
 import yaml
 
+import raysim.aggregators
+import raysim.attacks
 import raysim.compressors
 import raysim.data
 import raysim.data.partitions
 import raysim.models
 import raysim.objectives
 import raysim.optimizers
+import raysim.privacy
 import raysim.probes
 import raysim.rules
 import raysim.topologies
 from raysim.core.interfaces import (
-    Compressor,
+    Aggregator,
     Data,
     Loss,
     Model,
@@ -34,6 +37,7 @@ from raysim.core.interfaces import (
 )
 from raysim.core.losses import CrossEntropy, SquaredError
 from raysim.core.plugin import ConfigError, Opaque, Plugin, Schedule, field_types, shown
+from raysim.core.transforms import Attack, Compressor, Privacy
 from raysim.simulation import Simulation
 
 
@@ -60,7 +64,10 @@ def classes(kind: type[Plugin]) -> dict[str, type[Plugin]]:
         Schedule: raysim.optimizers,
         Rule: raysim.rules,
         Topology: raysim.topologies,
+        Aggregator: raysim.aggregators,
         Compressor: raysim.compressors,
+        Attack: raysim.attacks,
+        Privacy: raysim.privacy,
         Objective: raysim.objectives,
         Probe: raysim.probes,
     }
@@ -72,7 +79,22 @@ def classes(kind: type[Plugin]) -> dict[str, type[Plugin]]:
 
 def kinds() -> list[type[Plugin]]:
     """The kinds of plug-in, in the order in which an experiment names them."""
-    return [Data, Partition, Model, Optimizer, Schedule, Rule, Topology, Compressor, Objective, Probe, Loss]
+    return [
+        Data,
+        Partition,
+        Model,
+        Optimizer,
+        Schedule,
+        Rule,
+        Topology,
+        Aggregator,
+        Attack,
+        Privacy,
+        Compressor,
+        Objective,
+        Probe,
+        Loss,
+    ]
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------

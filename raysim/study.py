@@ -10,6 +10,13 @@ A study is an experiment's YAML with one more block:
         slower: {local.optimizer.lr: 0.05}                # name it replaces it; a dotted path reaches deeper
       plot: {metric: loss, against: [round, bits_up]}     # panels of the figure; a list of them is allowed
       columns: [consensus]                                # more columns of the table: what probes measure
+
+With ``conditions``, changes of the same form, every variant is run under every condition. What is compared is then the
+final value of the panels' metrics: a two-way table and a heat map.
+
+      conditions:
+        nobody hostile: {}
+        signs flipped: {uplink: [{name: SignFlip, hostile: 0.3}]}
 """
 
 from __future__ import annotations
@@ -17,55 +24,22 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from raysim import spec
-from raysim.core.plugin import ConfigError, Count, Plugin, shown
-from raysim.report import study as report
+from raysim import spec, variants as written
+from raysim.core.plugin import ConfigError
+from raysim.report import grid as grids, study as report
 from raysim.runtime import drive, folder as folders
 from raysim.simulation import Simulation
+from raysim.variants import Panel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True)
-class Panel(Plugin):
-    """What is drawn: a metric, against one or several quantities.
-
-    Args:
-        metric: column on the vertical axis.
-        against: columns on the horizontal axes, a panel each.
-    """
-
-    metric: str = "loss"
-    against: tuple[str, ...] = ("round",)
-
-
-@dataclass(frozen=True)
-class _Block(Plugin):
-    """The block ``study`` of the file."""
-
-    variants: dict[str, Any]
-    seeds: Count = 1
-    plot: tuple[Panel, ...] = (Panel(against=("round", "bits_up")),)
-    columns: tuple[str, ...] = ()
-
-    def check(self) -> None:
-        """At least one variant, each a mapping of changes."""
-        if not self.variants:
-            raise ConfigError("variants is empty. Name at least one: variants: {plain: {}}.")
-        for label, changes in self.variants.items():
-            if not isinstance(changes, dict):
-                raise ConfigError(
-                    f"Variant {label!r} must be a mapping of changes to the experiment, such as {{rule: {{name: "
-                    f"Averaging}}}} or {{local.optimizer.lr: 0.1}}, got {shown(changes)}."
-                )
 
 
 class Study:
@@ -77,6 +51,7 @@ class Study:
         seeds: runs of each variant, with seeds that count up from the experiment's.
         panels: of the figure.
         columns: of the metrics to put into the table, beside loss, accuracy, uplink and time.
+        grid: how the labels are made of variants and conditions, if they are.
     """
 
     def __init__(
@@ -86,9 +61,10 @@ class Study:
         seeds: int = 1,
         panels: tuple[Panel, ...] = (Panel(),),
         columns: tuple[str, ...] = (),
+        grid: grids.Grid | None = None,
     ) -> None:
         self.name, self.variants, self.seeds = name, variants, seeds
-        self.panels, self.columns = panels, columns
+        self.panels, self.columns, self.grid = panels, columns, grid
         self.runs: dict[str, list[pd.DataFrame]] = {}
         _slugs(list(variants))
 
@@ -113,16 +89,32 @@ class Study:
                 "This experiment has no block `study:` with variants to compare. Add one (`study: {variants: {...}}`), "
                 "or run it alone with: raysim run"
             )
-        block = _block(tree.pop("study"))
+        block = written.block(tree.pop("study"))
         tree["name"] = tree.get("name") or name or "study"
-        variants = {label: _variant(tree, label, changes) for label, changes in block.variants.items()}
-        return cls(str(tree["name"]), variants, seeds or block.seeds, block.plot, block.columns)
+        grid, changes = None, {label: (changes,) for label, changes in block.variants.items()}
+        if block.conditions:
+            grid = grids.Grid(tuple(block.conditions), tuple(block.variants))
+            changes = {
+                label: (block.variants[variant], block.conditions[condition])
+                for label, condition, variant in grid.cells()
+            }
+        made = {label: written.variant(tree, label, *both) for label, both in changes.items()}
+        return cls(str(tree["name"]), made, seeds or block.seeds, block.plot, block.columns, grid)
 
     @classmethod
     def of_rules(cls, overrides: list[str] | None = None, seeds: int | None = None) -> Study:
         """The study of all rules that comes with raysim."""
-        file = resources.files("raysim") / "studies" / "rules.yaml"
-        return cls.from_yaml(file.read_text(encoding="utf-8"), overrides, "rules", seeds)
+        return cls._shipped("rules", overrides, seeds)
+
+    @classmethod
+    def of_attacks(cls, overrides: list[str] | None = None, seeds: int | None = None) -> Study:
+        """The study of robust rules under attack that comes with raysim."""
+        return cls._shipped("attacks", overrides, seeds)
+
+    @classmethod
+    def _shipped(cls, name: str, overrides: list[str] | None, seeds: int | None) -> Study:
+        file = resources.files("raysim") / "studies" / f"{name}.yaml"
+        return cls.from_yaml(file.read_text(encoding="utf-8"), overrides, name, seeds)
 
     def run(
         self,
@@ -164,12 +156,25 @@ class Study:
         """A row per variant: each metric's final value, mean and sample standard deviation (``_sd``) over seeds."""
         return report.summarised(self._ended(), self.columns)
 
-    def figure(self, panels: tuple[Panel, ...] | None = None) -> Figure:
-        """A curve per variant, the mean over seeds in a band from the least to the largest.
+    def printed(self, panels: tuple[Panel, ...] | None = None) -> Any:
+        """The table for rich to print; with conditions a two-way table of each panel's metric.
 
         Args:
             panels: in place of the study's own.
         """
+        if self.grid is None:
+            return report.study_table(self.table(), self.name)
+        metrics = [p.metric for p in panels or self.panels]
+        return grids.tables(self._ended(), self.grid, metrics, self.name)
+
+    def figure(self, panels: tuple[Panel, ...] | None = None) -> Figure:
+        """A curve per variant, the mean over seeds in a band from the least to the largest; with conditions heat maps.
+
+        Args:
+            panels: in place of the study's own.
+        """
+        if self.grid is not None:
+            return grids.figure(self._ended(), self.grid, [p.metric for p in panels or self.panels])
         pairs = [(p.metric, x) for p in panels or self.panels for x in p.against]
         return report.figure(self._ended(), pairs)
 
@@ -182,55 +187,6 @@ class Study:
 def is_study(text: str) -> bool:
     """Whether a YAML text has a block ``study``."""
     return "study" in spec.read(text, [])
-
-
-# ---- reading ---------------------------------------------------------------------------------------------------
-
-
-def _block(tree: Any) -> _Block:
-    """The block ``study``, where a single panel and a single axis need no list."""
-    if not isinstance(tree, dict):
-        raise ConfigError(f"study must be a mapping with variants, got {shown(tree)}.")
-    tree = dict(tree)
-    if isinstance(tree.get("variants"), dict):
-        tree["variants"] = {
-            str(label): {} if changes is None else changes for label, changes in tree["variants"].items()
-        }
-    if isinstance(tree.get("plot"), dict):
-        tree["plot"] = [tree["plot"]]
-    for panel in tree["plot"] if isinstance(tree.get("plot"), list) else ():
-        if isinstance(panel, dict) and isinstance(panel.get("against"), str):
-            panel["against"] = [panel["against"]]
-    block = spec.build(_Block, tree, "study", named=False)
-    assert isinstance(block, _Block)
-    return block
-
-
-def _variant(tree: dict[str, Any], label: str, changes: dict[str, Any]) -> Simulation:
-    try:
-        simulation = spec.build(Simulation, _merged(tree, changes), "experiment", named=False)
-    except ConfigError as error:
-        raise ConfigError(f"Variant {label!r}: {error}") from None
-    assert isinstance(simulation, Simulation)
-    return simulation
-
-
-def _merged(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """A copy of ``tree`` with changes, whose keys may be dotted paths."""
-    tree = dict(tree)
-    for path, value in changes.items():
-        key, _, rest = str(path).partition(".")
-        tree[key] = _over(tree.get(key), {rest: value} if rest else value)
-    return tree
-
-
-def _over(old: Any, new: Any) -> Any:
-    """``new`` in place of ``old``; fields of the same plug-in are merged, those of another are not."""
-    if not isinstance(new, dict):
-        return new
-    old = {"name": old} if isinstance(old, str) else old
-    other = not isinstance(old, dict) or ("name" in new and new["name"] != old.get("name"))
-    return _merged({} if other else old, new)
 
 
 def _slugs(labels: list[str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 import raysim as rs
+from raysim.core.channel import Channel
 from raysim.core.clients import Clients
 from raysim.core.cohorts import cohort_ids, plan
 from raysim.core.execution import choose_form, examples_of
@@ -42,17 +43,19 @@ def played(sim, fleet, initial_P, shards):
     while server.round < sim.rounds:
         ids = cohort_ids(sim.seed, server.round, shards.number, size)
         cut = plan(sim.local, shards, ids, server.round, sim.execution.block, neighbours=sim.rule.own_models)
-        clients = handle(fleet, cut, len(initial_P), shards.number)
-        after = sim.rule.round(clients, server)
+        clients = handle(sim, fleet, cut, server, shards.number)
+        after = clients.settled(sim.rule.round(clients, server))
         server = after.at(after.x_P)
         server = type(server)(server.x_P, len(told) + 1, server.state)
         told.append({**clients.measured(), "up": clients.bits_up, "down": clients.bits_down})
     return server, told
 
 
-def handle(fleet, cut, P, number):
+def handle(sim, fleet, cut, server, number):
     """A rule's handle on the cohort."""
-    return Clients(fleet, cut, P, number)
+    shapes = tuple(p.shape for p in sim.initial_model().parameters() if p.requires_grad)
+    channel = Channel(sim.seed, sim.uplink, sim.downlink, shapes)
+    return Clients(fleet, cut, len(server.x_P), number, channel, server.state)
 
 
 def assert_same(a, b):

@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 import raysim as rs
+from raysim import spec
 from raysim.cli import main
+from raysim.core.interfaces import Aggregator
+from raysim.core.transforms import Attack
 from raysim.study import Panel, Study
 
 TEXT = """
@@ -96,6 +100,8 @@ def test_panels_and_columns():
         ),
         ("{a: {study: {}}}", "", "Variant 'a': experiment: Simulation has no field 'study'"),
         ("{a: 3}", "", "Variant 'a' must be a mapping of changes"),
+        ("{a: }", "  conditions: {b: 3}", "Condition 'b' must be a mapping of changes"),
+        ("{a: }", "  conditions: {b: {cohort: 13}}", "Variant 'a, b': experiment: Simulation.cohort is 13"),
         ("[a]", "", "variants must be dictionary, got ('a',)"),
         ("{a b: , a-b: }", "", "'a b' and 'a-b' would share the folder a-b"),
         ("{a: }", "  seeds: 0", "seeds must be greater than or equal to 1, got 0"),
@@ -113,6 +119,58 @@ def test_mistakes_name_the_variant_and_the_field(variants, block, said):
         study(variants, block)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+GRID = """
+  plot: {metric: accuracy}
+  conditions:
+    all: {cohort: null}
+    few examples: {partition.alpha: 0.2, local: {steps: 3}}
+    far off: {local.optimizer.lr: 0.3}
+"""
+
+
+def test_every_variant_is_run_under_every_condition():
+    """A condition's changes come after the variant's."""
+    got = study("{plain: , slow: {local.optimizer.lr: 0.01, local.steps: 7}}", GRID)
+    assert list(got.variants) == [
+        f"{v}, {c}" for c in ("all", "few examples", "far off") for v in ("plain", "slow")
+    ]
+    assert got.variants["slow, all"].cohort is None
+    assert got.variants["slow, all"].local.steps == 7
+    few = got.variants["slow, few examples"]
+    assert (few.partition.alpha, few.local.steps, few.local.optimizer.lr, few.cohort) == (0.2, 3, 0.01, 4)
+    assert {got.variants[f"{v}, far off"].local.optimizer.lr for v in ("plain", "slow")} == {0.3}
+    assert study("{plain: }", "  conditions: {}").grid is None
+
+
+def test_a_study_with_conditions_is_a_two_way_table_and_a_heat_map():
+    got = study("{plain: , slow: {local.optimizer.lr: 0.01}}", GRID).run(None)
+    assert list(got.table().index) == list(got.variants)
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(got.printed())
+    out = capture.get()
+    assert "s: final test accuracy, %, one seed" in " ".join(out.split())
+    value = got.runs["slow, few examples"][0]["accuracy"].iloc[-1]
+    assert f"{100 * value:.1f}" in next(line for line in out.splitlines() if "few examples" in line)
+    ticks = got.figure((Panel("loss"),)).axes[0].get_yticklabels()
+    assert [t.get_text() for t in ticks] == ["all", "few examples", "far off"]
+    plain = study("{plain: }").run(None).printed()
+    assert plain.columns[0].header == "variant"
+
+
+def test_the_study_of_attacks_has_them_all():
+    got = Study.of_attacks()
+    robust = {
+        type(s.rule.aggregator).__name__ for s in got.variants.values() if hasattr(s.rule, "aggregator")
+    }
+    assert robust == set(spec.classes(Aggregator)) - {"Mean"}
+    used = {type(part).__name__ for s in got.variants.values() for part in s.uplink}
+    assert used == set(spec.classes(Attack))
+    shares = {part.hostile for s in got.variants.values() for part in s.uplink}
+    assert shares == {0.1, 0.3}
+    assert len(got.variants) == 8 * (1 + 2 * 7)
 
 
 def test_what_is_no_study():

@@ -13,8 +13,8 @@ from raysim.bench.workloads import WORKLOADS
 
 Tell = Callable[[str], None]
 BLOCKS = (1, 2, 4, 8, 16, 32, 64)
-ALONE = ("registered", "gossip", "leader", "ring")
-"""Workloads without a hand-written loop beside them; gossip and leader stand beside ``full``."""
+ALONE = ("registered", "gossip", "leader", "topk", "plain", "search", "ring")
+"""Workloads without a hand-written loop: gossip, leader, topk stand beside ``full``, search beside ``plain``."""
 
 
 def one(*arguments: object) -> dict[str, Any]:

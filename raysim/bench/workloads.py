@@ -10,15 +10,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from raysim.compressors import Feedback, TopK
 from raysim.core import streams
 from raysim.core.execution import Execution
-from raysim.core.interfaces import Rule
+from raysim.core.interfaces import Optimizer, Rule
 from raysim.core.local import Local
 from raysim.core.placement import Placement
 from raysim.data import Arrays
 from raysim.data.partitions import Explicit
 from raysim.models import Custom
-from raysim.optimizers import SGD
+from raysim.optimizers import SGD, Armijo
 from raysim.rules import Averaging, Gossip, Leader
 from raysim.simulation import Simulation
 from raysim.topologies import Ring
@@ -39,6 +40,8 @@ class Workload:
         momentum: of every client, kept from round to round if above 0.
         steps: local steps, None for one epoch.
         rule: makes the aggregation rule.
+        uplink: what becomes of rows that leave a client.
+        optimizer: makes the clients' optimiser; None for SGD(0.05, momentum).
     """
 
     network: Callable[[], nn.Module]
@@ -51,6 +54,8 @@ class Workload:
     momentum: float = 0.0
     steps: int | None = None
     rule: Callable[[], Rule] = Averaging
+    uplink: tuple[Any, ...] = ()
+    optimizer: Callable[[], Optimizer] | None = None
 
 
 def mlp(hidden: int) -> Callable[[], nn.Module]:
@@ -79,6 +84,9 @@ WORKLOADS = {
     "full": Workload(mlp(64), (784,), 1_000, 60, 20, 1_000, 10, momentum=0.9),
     "gossip": Workload(mlp(64), (784,), 1_000, 60, 20, 1_000, 10, 0.9, rule=lambda: Gossip(topology=Ring())),
     "leader": Workload(mlp(64), (784,), 1_000, 60, 20, 1_000, 10, 0.9, rule=lambda: Leader(groups=10)),
+    "topk": Workload(mlp(64), (784,), 1_000, 60, 20, 1_000, 10, 0.9, uplink=(Feedback(TopK(fraction=0.01)),)),
+    "plain": Workload(mlp(64), (784,), 1_000, 60, 20, 1_000, 10),
+    "search": Workload(mlp(64), (784,), 1_000, 60, 20, 1_000, 10, optimizer=lambda: Armijo(lr=1.0)),
     "ring": Workload(mlp(32), (784,), 10_000, 6, 6, 10_000, 5, rule=lambda: Gossip(topology=Ring())),
     "null": Workload(tiny, (200,), 1_000, 2, 2, 1_000, 50, steps=0),
     "registered": Workload(tiny, (200,), 100_000, 2, 2, 1_000, 20),
@@ -99,7 +107,7 @@ def simulation(w: Workload, actors: int, form: str, block: int | None, warm: int
     """The workload as an experiment with ``warm`` rounds more than it measures."""
     x, y = arrays(w)
     shares = [np.arange(c * w.per_client, (c + 1) * w.per_client) for c in range(w.clients)]
-    optimizer = SGD(lr=0.05, momentum=w.momentum)
+    optimizer = w.optimizer() if w.optimizer else SGD(lr=0.05, momentum=w.momentum)
     steps: dict[str, Any] = {"epochs": 1} if w.steps is None else {"steps": w.steps}
     return Simulation(
         data=Arrays(x_train=x, y_train=y, x_test=x[:1000], y_test=y[:1000]),
@@ -107,6 +115,7 @@ def simulation(w: Workload, actors: int, form: str, block: int | None, warm: int
         model=Custom(w.network),
         local=Local(optimizer, batch_size=w.batch, shuffle=False, keep_state=w.momentum > 0, **steps),
         rule=w.rule(),
+        uplink=w.uplink,
         cohort=w.cohort,
         rounds=w.rounds + warm,
         evaluate_every=w.rounds + warm,

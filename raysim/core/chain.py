@@ -84,9 +84,8 @@ class Chain:
         inputs, out_COB = self._forward(weights, batch.x_CB)
         loss_CB, z_COB = self.loss.with_gradient(out_COB, batch.y_CB)
         if batch.weight_CB is None:
-            loss_C, alpha = loss_CB.mean(1), alpha / loss_CB.shape[1]  # the gradient is linear in z
+            alpha = alpha / loss_CB.shape[1]  # the gradient is linear in z
         else:
-            loss_C = (loss_CB * batch.weight_CB).sum(1)
             z_COB.mul_(batch.weight_CB.unsqueeze(1))
         for l in range(len(self.layers) - 1, -1, -1):
             weight, target = weights[l][0], targets[l]
@@ -95,7 +94,12 @@ class Chain:
                 _accumulate(target, z_COB, inputs[l], beta, alpha)
             if below_CBI is not None:
                 z_COB = _through(self.layers[l - 1].activation, below_CBI, inputs[l]).mT
-        return loss_C
+        return _mean(loss_CB, batch)
+
+    def value(self, weights: list[tuple[Tensor, Tensor | None]], batch: Batch) -> Tensor:
+        """Loss [C] at the weights, to the bit what ``accumulate`` returns there."""
+        out_COB = self._forward(weights, batch.x_CB)[1]
+        return _mean(self.loss.with_gradient(out_COB, batch.y_CB)[0], batch)
 
     def input_gradient(self, weights: list[tuple[Tensor, Tensor | None]], batch: Batch) -> Tensor:
         """Gradient of each example's loss by its input, [C, B, ...]."""
@@ -124,6 +128,11 @@ class Chain:
         weight, bias = weights[-1]
         out_COB = torch.bmm(weight, h.mT) if bias is None else torch.baddbmm(bias.unsqueeze(2), weight, h.mT)
         return [*inputs, h], out_COB
+
+
+def _mean(loss_CB: Tensor, batch: Batch) -> Tensor:
+    """Loss of each client on its batch, [C]."""
+    return loss_CB.mean(1) if batch.weight_CB is None else (loss_CB * batch.weight_CB).sum(1)
 
 
 def _accumulate(

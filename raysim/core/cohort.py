@@ -7,7 +7,7 @@ It must not write to shared tensors.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -52,6 +52,10 @@ class State:
         """Rows ``name``, which every client has, to read and not to write: no copy where they lie side by side."""
         return self._out[name][0] if name in self._out else self._host.rows.look(self._ids_C, name)
 
+    def handed(self) -> list[Tensor]:
+        """The rows handed out so far."""
+        return [rows for rows, _ in self._out.values()]
+
     def commit(self) -> None:
         """Write copies back to the host's store."""
         for name, (rows, slots) in self._out.items():
@@ -91,6 +95,31 @@ class Cohort:
 
     def __len__(self) -> int:
         return len(self.ids_C)
+
+    @property
+    def P(self) -> int:
+        """Parameters of the model."""
+        return self._host.task.P
+
+    @property
+    def shapes(self) -> list[torch.Size]:
+        """Shapes of the model's parameters, which lie in a row one after the other."""
+        return self._host.task.shapes
+
+    @property
+    def total(self) -> int:
+        """Number of clients in the experiment."""
+        return self._host.examples.shards.number
+
+    @property
+    def seed(self) -> int:
+        """Seed of the experiment."""
+        return self._host.seed
+
+    @property
+    def device(self) -> torch.device:
+        """Where rows live."""
+        return self._host.device
 
     @property
     def local(self) -> Local:
@@ -173,19 +202,21 @@ class Cohort:
         shared = start if start.dim() == 1 else None
         direct = change and shared is not None and term is None
 
-        def attempt(a: int, b: int) -> Tensor:
+        def attempt(a: int, b: int) -> dict[str, Tensor]:
             x = x_CP[a:b]
             batches = host.batches(self._plan, self._begin + a, self._begin + b)
             if direct and shared is not None:
                 loss_C = trainer.change(x, shared, batches, optimizer, lr)
                 if loss_C is not None:
-                    return loss_C
+                    return {"train_loss": loss_C}
             begin = start if shared is not None else start[a:b]
             spared = begin.clone() if copies and begin.data_ptr() == x.data_ptr() else begin
             if begin.data_ptr() != x.data_ptr():
                 x.copy_(begin)
             state = {n: r[a:b].clone() if copies else r[a:b] for n, r in kept.items()}
             rows = state if local.keep_state else optimizer.init(x)
+            for name in optimizer.counted:
+                rows[name].zero_()
             more, move = term and term.rows(a, b), pull and pull.rows(a, b)
             try:
                 loss_C = trainer.train(x, rows, batches, optimizer, lr, shared, more, move)
@@ -196,13 +227,14 @@ class Cohort:
                 kept[name][a:b].copy_(value)
             if change:
                 x.sub_(begin)
-            return loss_C
+            return {"train_loss": loss_C} | {n: rows[n][:, 0].clone() for n in optimizer.reported}
 
         # On a GPU memory may run out half way: rows that are kept must survive the retry.
         copies = host.device.type != "cpu"
         pieces = [host.shrinking(attempt, a, b) for a, b in host.stacks(len(self))]
-        if local.steps != 0:
-            self.report("train_loss", torch.cat([loss_C for piece in pieces for loss_C in piece]))
+        told = [numbers for piece in pieces for numbers in piece]
+        for name in told[0] if local.steps != 0 else ():
+            self.report(name, torch.cat([numbers[name] for numbers in told]))
         return x_CP
 
     def _fill(self) -> dict[str, Tensor]:
@@ -234,7 +266,7 @@ class Cohort:
     @torch.no_grad()
     def loss(self, at: Tensor) -> Tensor:
         """Full local loss [C] at ``at`` ([P] or rows), on the examples as they are, whatever the objective."""
-        return self._host.task.value(self._stack(at), self.data())
+        return self._host.trainer.value(self._stack(at), self.data())
 
     def data(self) -> Batch:
         """All examples of each client."""
@@ -243,6 +275,13 @@ class Cohort:
     def of(self, table: Table) -> Tensor:
         """Each client's row of a table [k, P]."""
         return table.rows_GP[torch.from_numpy(table.group_N[self.ids_C]).to(table.rows_GP.device)]
+
+    def unshared(self, rows_CP: Tensor, others: tuple[Any, ...] = ()) -> Tensor:
+        """Rows free to change: a copy where they lie in memory of the clients' own rows or of these other values."""
+        kept = [*self._host.rows.tensors.values(), *self.state.handed()]
+        kept += [v.rows_GP if isinstance(v, Table) else v for v in others if isinstance(v, (Table, Tensor))]
+        shared = rows_CP.untyped_storage().data_ptr() in {t.untyped_storage().data_ptr() for t in kept}
+        return rows_CP.clone() if shared or rows_CP.stride(0) == 0 else rows_CP
 
     def report(self, name: str, value_C: Tensor) -> None:
         """A number per client for this round's metrics, where its weighted mean appears."""

@@ -99,7 +99,7 @@ def _steps(
     for k, parts in enumerate(stacked):
         x, rows = x_CP.clone(), {n: r.clone() for n, r in state.items()}
         term = None if added is None else Term(*added)
-        objective = BatchObjective(task.stacked, task.value, Batch(*parts), term)
+        objective = BatchObjective(task.stacked, task.stacked_value, Batch(*parts), term)
         loss_C = optimizer.step(objective, x, rows, lr)
         loss_C = loss_C if objective.loss_C is None else objective.loss_C
         if active is not None:

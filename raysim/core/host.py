@@ -180,7 +180,7 @@ class Host:
     def _call(self, function: Callable[..., Any], cohort: Cohort, shared: tuple[Any, ...]) -> Any:
         try:
             return function(cohort, *shared)
-        except (MemoryError, torch.OutOfMemoryError):
+        except (MemoryError, torch.OutOfMemoryError, ConfigError):
             raise
         except Exception as error:
             raise ClientError(self._blame(function, cohort, shared, error)) from None

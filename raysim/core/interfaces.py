@@ -114,6 +114,13 @@ class Optimizer(Plugin):
     row are the same code.
     """
 
+    searches: ClassVar[bool] = False
+    """Whether how much a step computes depends on what it finds, as a line search does: then it is not compiled."""
+    reported: ClassVar[tuple[str, ...]] = ()
+    """State rows of width 1 that become metrics of the clients after each local training."""
+    counted: ClassVar[tuple[str, ...]] = ()
+    """Those of them that count: zero before each local training, even where clients keep their state."""
+
     lr: Rate
 
     def init(self, x_CP: Tensor) -> Rows:
@@ -125,7 +132,11 @@ class Optimizer(Plugin):
         raise NotImplementedError
 
     def step(self, objective: Any, x_CP: Tensor, state: Rows, lr: float | Tensor) -> Tensor:
-        """One step on ``objective`` (``value_and_grad(x_CP) -> loss_C, grad_CP``); returns loss_C before the step."""
+        """One step on ``objective``; returns loss_C before the step.
+
+        The objective offers ``value_and_grad(x_CP) -> loss_C, grad_CP`` and ``value(x_CP) -> loss_C``, always on the
+        same batch, and ``picked(index_A)``: the same of some clients alone.
+        """
         loss_C, grad_CP = objective.value_and_grad(x_CP)
         self.update(x_CP, grad_CP, state, lr)
         return loss_C
@@ -149,6 +160,10 @@ class Rule(Plugin):
     """Whether every client keeps a model of its own from round to round, as rows named "model"."""
     everyone: ClassVar[bool] = False
     """Whether all clients must take part in every round."""
+    own_downlink: ClassVar[bool] = False
+    """Whether the rule itself says in how few bits clients hear of a round, so that none are left to compress."""
+    gathers: ClassVar[bool] = False
+    """Whether the server looks at single clients' rows, which no noise on a sum can then protect."""
 
     def fit(self, clients: int, cohort: int, local: Local) -> None:
         """Raise ConfigError where the rule cannot run with so many clients, such a cohort or such local training."""
@@ -166,6 +181,26 @@ class Rule(Plugin):
         if self.own_models:
             return cohort.train(cohort.state.rows("model", server.x_P))
         return cohort.train(server.x_P)
+
+
+class Aggregator(Plugin):
+    """What the server makes of all rows of a cohort, some of which may be lies."""
+
+    keeps: ClassVar[bool] = False
+    """Whether it starts from what it returned in the round before."""
+
+    def fit(self, rows: int) -> None:
+        """Raise ConfigError where it cannot work on so many rows."""
+
+    def combine(self, rows_CP: Tensor, key: Tensor, before_P: Tensor) -> Tensor:
+        """One row [P] from the rows.
+
+        Args:
+            rows_CP: the rows, in the cohort's order; left as they are.
+            key: a random key of this round.
+            before_P: what it returned in the round before, zero at first.
+        """
+        raise NotImplementedError
 
 
 class Objective(Plugin):
@@ -193,19 +228,6 @@ class Topology(Plugin):
 
     def mixing(self, clients: int, round: int) -> csr_array:
         """W [clients, clients], float64: rows and columns sum to 1; row i holds the weights of i's neighbours."""
-        raise NotImplementedError
-
-
-class Compressor(Plugin):
-    """What a client sends in place of a row."""
-
-    def compress(self, rows_CP: Tensor, key_C: Tensor) -> tuple[Tensor, Tensor]:
-        """What the receiver makes of each row, [C, P], and the bits it took to send, [C] float64.
-
-        Args:
-            rows_CP: the rows; left as they are.
-            key_C: random keys, one per row.
-        """
         raise NotImplementedError
 
 

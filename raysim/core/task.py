@@ -118,10 +118,16 @@ class Task:
     def stacked(self, x_CP: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Loss [C] and gradient [C, P] of every row on its own batch, all rows at once."""
         key_C = self._mode(batch, alone=False)
-        dims = (0, 0, 0, None if batch.weight_CB is None else 0, None if key_C is None else 0)
-        gradient = vmap(grad_and_value(self._loss), in_dims=dims)
+        gradient = vmap(grad_and_value(self._loss), in_dims=_rowwise(batch, key_C))
         grad_CP, loss_C = gradient(x_CP, batch.x_CB, batch.y_CB, batch.weight_CB, key_C)
         return loss_C, grad_CP
+
+    @torch.no_grad()
+    def stacked_value(self, x_CP: Tensor, batch: Batch) -> Tensor:
+        """Loss [C] of every row on its own batch, all rows at once."""
+        key_C = self._mode(batch, alone=False)
+        value = vmap(self._loss, in_dims=_rowwise(batch, key_C))
+        return value(x_CP, batch.x_CB, batch.y_CB, batch.weight_CB, key_C)
 
     def chained(self, x_CP: Tensor, batch: Batch, grad_CP: Tensor) -> tuple[Tensor, Tensor]:
         """The same for a chain of linear layers, written into ``grad_CP``."""
@@ -172,7 +178,7 @@ class Task:
 
     @torch.no_grad()
     def value(self, x_CP: Tensor, batch: Batch) -> Tensor:
-        """Loss [C] of every row on its batch."""
+        """Loss [C] of every row on its batch, one row after the other."""
         key_C = self._mode(batch, alone=True)
         cut = lambda t, c: None if t is None else t[c]
         return torch.stack(
@@ -203,6 +209,11 @@ class Task:
                 return str(error).strip().splitlines()[0]
         slow = [str(w.message) for w in caught if "performance drop" in str(w.message)]
         return slow[0].splitlines()[0] if slow else None  # vmap works, by a loop slower than ours
+
+
+def _rowwise(batch: Batch, key_C: Tensor | None) -> tuple[int | None, ...]:
+    """The axes of ``Task._loss``'s arguments along which clients lie."""
+    return 0, 0, 0, None if batch.weight_CB is None else 0, None if key_C is None else 0
 
 
 def refuse_batch_norm(module: nn.Module) -> None:

@@ -57,6 +57,17 @@ class BatchObjective:
         loss_C = self.evaluate(x_CP, self.batch)
         return loss_C if self.term is None else loss_C + self.term.value(x_CP)
 
+    def picked(self, index_A: Tensor) -> BatchObjective:
+        """The same of the clients ``index_A`` (int64, increasing) alone, on the same examples and random keys."""
+        if len(index_A) == len(self.batch.y_CB):
+            return self
+        batch, cut = self.batch, lambda t: None if t is None else t[index_A]
+        batch = Batch(batch.x_CB[index_A], batch.y_CB[index_A], cut(batch.weight_CB), cut(batch.key_C))
+        if (term := self.term) is not None:
+            rows = lambda v: v[index_A] if isinstance(v, Tensor) and v.dim() == 2 else v
+            term = Term(rows(term.scale), rows(term.linear))
+        return BatchObjective(self.gradient, self.evaluate, batch, term)
+
 
 class Trainer:
     """Runs the local steps of stacks of clients in one form.
@@ -84,6 +95,13 @@ class Trainer:
             compute = self.task.chained if self.form == "inplace" else self.task.looped
             return compute(x_CP, batch, self._grad[: len(x_CP)])
         return self.task.stacked(x_CP, batch)
+
+    def value(self, x_CP: Tensor, batch: Batch) -> Tensor:
+        """Loss [C] of every row in this form, to the bit what ``gradient`` says of the same rows."""
+        if self.form == "inplace":
+            assert self.task.chain is not None
+            return self.task.chain.value(self.task.chain.views(x_CP), batch)
+        return self.task.value(x_CP, batch) if self.form == "loop" else self.task.stacked_value(x_CP, batch)
 
     def perturbed(self, x_CP: Tensor, batch: Batch) -> Batch:
         """A step's batch with the inputs that the objective makes of it at the parameters ``x_CP``.
@@ -135,7 +153,7 @@ class Trainer:
         folds = term is None or not isinstance(term.scale, Tensor)
         if self.form == "inplace" and folds and optimizer.accumulates(x_CP, state, lr) is not None:
             total_C = self._train_inplace(x_CP, state, batches, optimizer, lr, start_P, term, pull)
-        elif self.form == "compiled" and pull is None:
+        elif self.form == "compiled" and pull is None and not optimizer.searches:
             total_C = self._train_compiled(x_CP, state, batches, optimizer, lr, term)
         else:
             total_C = self._train_steps(x_CP, state, batches, optimizer, lr, term, pull)
@@ -186,7 +204,7 @@ class Trainer:
         for step in range(batches.steps):
             C = batches.active(step)
             batch = self.perturbed(x_CP[:C], batches.at(step))
-            objective = BatchObjective(self.gradient, self.task.value, batch, term and term.rows(0, C))
+            objective = BatchObjective(self.gradient, self.value, batch, term and term.rows(0, C))
             loss_C = optimizer.step(objective, x_CP[:C], {n: r[:C] for n, r in state.items()}, lr)
             total_C[:C] += loss_C if objective.loss_C is None else objective.loss_C
             if pull is not None:

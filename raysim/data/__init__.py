@@ -4,7 +4,9 @@ A new data set is one new file with a frozen dataclass and one line here.
 """
 
 from raysim.data.arrays import Arrays
+from raysim.data.decoupled import ComponentDecoupled
 from raysim.data.digits import Digits
+from raysim.data.gaussian import GaussianRegression
 from raysim.data.logistic import Logistic
 from raysim.data.npz import Npz
 from raysim.data.quadratic import Quadratic
@@ -18,8 +20,10 @@ __all__ = [
     "CIFAR100",
     "MNIST",
     "Arrays",
+    "ComponentDecoupled",
     "Digits",
     "FashionMNIST",
+    "GaussianRegression",
     "Logistic",
     "Npz",
     "Quadratic",

@@ -6,7 +6,7 @@ Figures are matplotlib objects made without pyplot: no window, no global state, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -153,6 +153,11 @@ def _finish(panel: Axes, runs: dict[str, DataFrame], x: str, drawn: list[str]) -
     panel.set(xlabel=axis_label(x, _scale(runs, x)[1]), ylabel=name)
     if "loss" in drawn[0] and values.min() > 0 and values.max() / values.min() > _DECADE:
         _logarithmic(panel, decades=float(np.log10(values.max() / values.min())))
+    ends = [float(_all({name: table}, [x]).max(initial=0)) for name, table in runs.items() if x in table]
+    ends = [end for end in ends if end > 0]
+    if ends and max(ends) / min(ends) > _DECADE:  # the cheapest run would be a line at the edge
+        first = min(_all(runs, [x])[_all(runs, [x]) > 0])
+        _logarithmic(panel, decades=float(np.log10(max(ends) / first)), axis="x")
     if x == "round":
         panel.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
     panel.grid(color="0.9", linewidth=0.8)
@@ -160,15 +165,16 @@ def _finish(panel: Axes, runs: dict[str, DataFrame], x: str, drawn: list[str]) -
     panel.spines[["top", "right"]].set_visible(False)
 
 
-def _logarithmic(panel: Axes, decades: float) -> None:
-    """A logarithmic vertical axis with plain numbers, 0.1 0.2 0.5 1, or powers of ten where it spans many."""
+def _logarithmic(panel: Axes, decades: float, axis: Literal["x", "y"] = "y") -> None:
+    """A logarithmic axis with plain numbers, 0.1 0.2 0.5 1, or powers of ten where it spans many."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    panel.set_yscale("log")
-    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1,)))
-    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panel.set_xscale("log", nonpositive="mask") if axis == "x" else panel.set_yscale("log")
+    which = panel.xaxis if axis == "x" else panel.yaxis
+    which.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1,)))
+    which.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     if decades < 2.5:
-        panel.yaxis.set_minor_locator(NullLocator())
+        which.set_minor_locator(NullLocator())
 
 
 def _explain_styles(panel: Axes) -> None:

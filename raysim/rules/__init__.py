@@ -12,8 +12,11 @@ from raysim.rules.fednova import FedNova
 from raysim.rules.fedprox import FedProx
 from raysim.rules.gossip import Gossip, GossipAGA
 from raysim.rules.leader import Leader
+from raysim.rules.majority import MajorityVote
 from raysim.rules.mime import MimeLite
+from raysim.rules.robust import Robust
 from raysim.rules.scaffold import Scaffold
+from raysim.rules.shared_step import SharedStep
 from raysim.rules.slowmo import SlowMo
 from raysim.rules.tracking import GradientTracking
 
@@ -34,9 +37,12 @@ __all__ = [
     "GradAlign",
     "GradientTracking",
     "Leader",
+    "MajorityVote",
     "MimeLite",
+    "Robust",
     "Rule",
     "Scaffold",
     "SequentialGradAlign",
+    "SharedStep",
     "SlowMo",
 ]

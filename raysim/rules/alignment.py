@@ -15,6 +15,7 @@ from raysim.core.interfaces import Optimizer, Rows, Rule
 from raysim.core.local import Local
 from raysim.core.plugin import ConfigError, NonNegative
 from raysim.core.server import Server
+from raysim.rules.plain import is_plain
 
 Weighting = Literal["examples", "uniform"]
 
@@ -61,7 +62,7 @@ class GradAlign(_Aligning):
 
     def fit(self, clients: int, cohort: int, local: Local) -> None:
         """Only a step size is taken from local training, so the optimiser may have nothing else to say."""
-        if not _is_plain(local.optimizer):
+        if not is_plain(local.optimizer):
             raise ConfigError(
                 "GradAlign takes one plain gradient step of size Local.optimizer.lr and would ignore the rest of "
                 f"{local.optimizer}. Write Local.optimizer: SGD with lr alone, and momentum or the like into "
@@ -146,6 +147,14 @@ class SequentialGradAlign(_Aligning):
     server: Optimizer | None = None
     weighting: Weighting = "examples"
 
+    def fit(self, clients: int, cohort: int, local: Local) -> None:
+        """A displaced gradient is that of no loss along which a step could be searched."""
+        if local.optimizer.searches:
+            raise ConfigError(
+                f"SequentialGradAlign steps along displaced gradients, for which {local.optimizer} finds no step: its "
+                "search asks how the loss changes along the gradient itself. Use SGD or Adam as Local.optimizer."
+            )
+
     def round(self, clients: Clients, server: Server) -> Server:
         """Two exchanges: down x, up gradients; down their mean, up what training changed."""
         mean_P = self.mean(clients, full_gradient, server.x_P)
@@ -190,15 +199,6 @@ def aligned_update(cohort: Cohort, x_P: Tensor, mean_P: Tensor, beta: float) -> 
 def _neutral(cohort: Cohort) -> Tensor:
     """α(K-1)/2 of each client, [C, 1]."""
     return torch.from_numpy(cohort.lr * np.maximum(cohort.steps_C - 1, 0) / 2).unsqueeze(1)
-
-
-def _is_plain(optimizer: Optimizer) -> bool:
-    """Whether its step is x - lr g and nothing more: tried out, so that it holds for optimisers unheard of."""
-    if type(optimizer).step is not Optimizer.step or optimizer.init(torch.zeros(1, 1)):
-        return False
-    x_11 = torch.full((1, 1), 3.0)
-    optimizer.update(x_11, torch.full((1, 1), 2.0), {}, 0.5)
-    return x_11.item() == 2.0
 
 
 # ---- the step that displaces and returns ---------------------------------------------------------------------

@@ -11,10 +11,12 @@ from pydantic import Field
 
 from raysim.core.clients import Clients
 from raysim.core.cohort import Cohort
-from raysim.core.interfaces import Compressor, Rule, Topology
+from raysim.core.interfaces import Rule, Topology
 from raysim.core.local import Local
 from raysim.core.plugin import ConfigError
+from raysim.core.sending import BITS, Sender
 from raysim.core.server import Server
+from raysim.core.transforms import Compressor
 from raysim.rules.own import adapt, begin, kept, mean_model, own
 
 
@@ -59,7 +61,7 @@ class ChocoSGD(Rule):
         """One exchange: each edge carries one compressed row."""
         begin(clients, server)
         clients.run(correct, self.compressor, self.consensus)
-        bits_C = None if self.compressor is None else clients.reports["message_bits"][np.argsort(clients.ids)]
+        bits_C = None if self.compressor is None else clients.reports[BITS][np.argsort(clients.ids)]
         clients.mix("message", self.topology.mixing(clients.number, server.round), bits_C)
         clients.run(receive)
         return server.at(mean_model(clients))
@@ -74,9 +76,9 @@ def correct(cohort: Cohort, compressor: Compressor | None, consensus: float) -> 
     x_CP.add_(message_CP, alpha=consensus)
     torch.sub(x_CP, estimate_CP, out=message_CP)
     if compressor is not None:
-        sent_CP, bits_C = compressor.compress(message_CP, cohort.key("compressor"))
+        sent_CP, bits = compressor.apply(message_CP.clone(), Sender.of(cohort, "compressor"))
         message_CP.copy_(sent_CP)
-        cohort.report("message_bits", bits_C)
+        cohort.report(BITS, torch.as_tensor(bits, dtype=torch.float64).expand(len(cohort)))
     estimate_CP.add_(message_CP)
 
 

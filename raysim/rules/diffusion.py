@@ -16,7 +16,7 @@ from raysim.core.local import Local
 from raysim.core.plugin import ConfigError
 from raysim.core.server import Server
 from raysim.rules.own import begin, mean_model, own, start_from
-from raysim.rules.tracking import one_gradient
+from raysim.rules.plain import one_gradient
 
 DENSE = 2000  # clients up to which eigenvalues are computed: a few seconds
 

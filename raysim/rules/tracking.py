@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from raysim.core.clients import Clients
 from raysim.core.cohort import Cohort
-from raysim.core.interfaces import Optimizer, Rule, Topology
+from raysim.core.interfaces import Rule, Topology
 from raysim.core.local import Local
 from raysim.core.plugin import ConfigError
 from raysim.core.server import Server
 from raysim.rules.own import begin, kept, mean_model, own, start_from
+from raysim.rules.plain import is_plain, one_gradient
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class GradientTracking(Rule):
         """The topology's say, and one gradient a round."""
         self.topology.fit(clients)
         one_gradient(type(self).__name__, local)
-        if not _is_plain(local.optimizer):
+        if not is_plain(local.optimizer):
             raise ConfigError(
                 "GradientTracking moves along its own estimate of the mean gradient and uses the step size of the "
                 f"local optimiser only, got {local.optimizer!r}. Use SGD(lr=...) without momentum or weight decay."
@@ -73,27 +73,3 @@ def track(cohort: Cohort) -> None:
     y_CP.add_(grad_CP).sub_(last_CP)
     last_CP.copy_(grad_CP)
     x_CP.sub_(y_CP, alpha=cohort.lr)
-
-
-def one_gradient(rule: str, local: Local) -> None:
-    """Refuse local training that takes more or less than one step a round, or keeps state between steps."""
-    if local.steps != 1:
-        got = f"steps={local.steps}" if local.epochs is None else f"epochs={local.epochs}"
-        raise ConfigError(
-            f"{rule} takes one gradient a round, but Local has {got}. Write steps=1, with batch_size=None for the "
-            "gradient of all of a client's data."
-        )
-    if local.optimizer.init(torch.zeros(1, 1)):
-        raise ConfigError(
-            f"{rule} takes plain gradient steps, but {local.optimizer!r} keeps state (momentum, say). Use SGD(lr=...) "
-            "without momentum."
-        )
-
-
-def _is_plain(optimizer: Optimizer) -> bool:
-    """Whether a step is x - lr grad and nothing else."""
-    x_12, grad_12 = torch.tensor([[1.0, 1.0]]), torch.tensor([[0.0, 2.0]])
-    if type(optimizer).step is not Optimizer.step:
-        return False
-    optimizer.update(x_12, grad_12, optimizer.init(x_12), 0.25)
-    return x_12.tolist() == [[1.0, 0.5]]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from raysim.core.channel import Channel
 from raysim.core.clients import Clients
 from raysim.core.cohorts import cohort_ids, plan
 from raysim.core.execution import choose_block, choose_form, examples_of
@@ -108,6 +109,7 @@ class Coordinator:
         module = sim.initial_model(dataset)
         task = Task(module, dataset.loss)
         self.P, self.initial = task.P, task.initial()
+        self.channel = Channel(sim.seed, sim.uplink, sim.downlink, tuple(task.shapes))
         device = device_of(sim.placement)
         size = sim.cohort_size(self.shards.number)
         state = sim.local.optimizer.init(self.initial.unsqueeze(0))
@@ -174,12 +176,12 @@ class Coordinator:
     def _rounds(self, server: Server) -> Outcome:
         sim, lost = self.simulation, 0
         while server.round < sim.rounds and not self.stopping:
-            clients = Clients(self.fleet, self._plan(server.round), self.P, self.shards.number)
+            clients = self._clients(server)
             try:
                 with self._warnings_told():
                     seen = self._probe(clients, server, after=False)
                     begin = time.perf_counter()
-                    after = sim.rule.round(clients, server)
+                    after = clients.settled(sim.rule.round(clients, server))
             except HostLost as error:
                 lost += 1
                 if lost > RETRIES:
@@ -201,6 +203,11 @@ class Coordinator:
                 self._tell("warning", text=f"{error} Going back to the last checkpoint.")
                 server = self._restore()
         return self._finish(server)
+
+    def _clients(self, server: Server) -> Clients:
+        """The rule's handle on the next round's cohort."""
+        plan = self._plan(server.round)
+        return Clients(self.fleet, plan, self.P, self.shards.number, self.channel, server.state)
 
     def _due(self, round: int) -> bool:
         """Whether the state after so many rounds is evaluated."""

@@ -437,5 +437,5 @@ def test_tokens_have_no_neighbourhood():
 
 
 def test_the_sphere_needs_data_on_it():
-    with pytest.raises(rs.ClientError, match=r"needs inputs of length 1.*UnitSphere"):
+    with pytest.raises(rs.ConfigError, match=r"needs inputs of length 1.*UnitSphere"):
         digits(local=adversarial(radius=0.1, norm="sphere")).run(None)

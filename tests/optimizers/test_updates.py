@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from raysim.core.plugin import ConfigError
-from raysim.optimizers import SGD, Adagrad, Adam, AdamW, Yogi
+from raysim.optimizers import SGD, Adagrad, Adam, AdamW, MaSS, Yogi
 
 STEPS, P = 10, 7
 TAU = 1e-3
@@ -22,6 +22,8 @@ EVERY = [
     AdamW(lr=0.1, weight_decay=0.2),
     Adagrad(lr=0.1, initial=0.3),
     Yogi(lr=0.1),
+    MaSS(lr=0.1, alpha=0.05, kappa=2.0),
+    MaSS(lr=0.1, momentum=0.9, secondary=0.4, weight_decay=0.02),
 ]
 
 NAMESAKES = [

@@ -92,8 +92,8 @@ def test_bits_are_the_compressors_over_every_edge():
 class ById(rs.compressors.TopK):
     """Sends everything and says it took as many bits as the first number of the row: 100 times the client's id."""
 
-    def compress(self, rows_CP, key_C):
-        return rows_CP.clone(), rows_CP[:, 0].round().double()
+    def apply(self, rows_CP, sender):
+        return rows_CP, rows_CP[:, 0].round().double()
 
 
 def test_each_clients_bits_are_counted_for_its_own_edges():

@@ -35,6 +35,17 @@ EXAMPLES = {
     "GradAlign": [rs.rules.GradAlign(beta=0.1)],
     "FedGA": [rs.rules.FedGA(beta=0.1), rs.rules.FedGA(beta="neutral")],
     "SequentialGradAlign": [rs.rules.SequentialGradAlign(beta=0.1)],
+    "Robust": [
+        rs.rules.Robust(aggregator=rs.aggregators.Median()),
+        rs.rules.Robust(
+            aggregator=rs.aggregators.CenteredClipping(radius=0.1),
+            server=rs.optimizers.SGD(lr=0.5, momentum=0.9),
+        ),
+    ],
+    "MajorityVote": [
+        rs.rules.MajorityVote(vote=rs.compressors.Sign(scale="row"), lr=0.001),
+        rs.rules.MajorityVote(vote=rs.compressors.Sign(scale="row"), lr=0.1, feedback=True),
+    ],
     "FedProx": [rs.rules.FedProx(mu=0.1)],
     "Scaffold": [rs.rules.Scaffold(), rs.rules.Scaffold(option="I")],
     "FedNova": [
@@ -43,13 +54,14 @@ EXAMPLES = {
     ],
     "FedDyn": [rs.rules.FedDyn(alpha=0.1), rs.rules.FedDyn(alpha=0.1, weighting="uniform")],
     "MimeLite": [rs.rules.MimeLite(momentum=0.9)],
+    "SharedStep": [rs.rules.SharedStep(), rs.rules.SharedStep(step="min")],
     "SlowMo": [rs.rules.SlowMo()],
     "DiLoCo": [rs.rules.DiLoCo()],
 }
 RULES = [
     pytest.param(rule, id=f"{name}-{i}") for name, many in EXAMPLES.items() for i, rule in enumerate(many)
 ]
-ONE_STEP = {"GradientTracking", "ExactDiffusion", "GradAlign"}
+ONE_STEP = {"GradientTracking", "ExactDiffusion", "GradAlign", "MajorityVote"}
 NEEDS_MOMENTUM = {"EAMSGD"}
 PLACED = {"Gossip", "GossipAGA", "ChocoSGD", "GradientTracking", "ExactDiffusion", "Leader"}
 """Rules for which a client's number is its place in a graph or a group."""
@@ -62,6 +74,8 @@ def local_for(rule, full=False):
     if name in NEEDS_MOMENTUM:
         sgd = rs.optimizers.SGD(lr=0.05, momentum=0.9, nesterov=True)
         return rs.Local(optimizer=sgd, steps=3, batch_size=size, keep_state=True)
+    if name == "SharedStep":
+        return rs.Local(optimizer=rs.optimizers.Armijo(lr=1.0), steps=1, batch_size=size, keep_state=True)
     if name in ONE_STEP:
         return rs.Local(optimizer=rs.optimizers.SGD(lr=0.1), steps=1, batch_size=size)
     if full:

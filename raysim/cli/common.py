@@ -1,0 +1,73 @@
+"""What commands share: reading experiments, saving figures, saying what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+    from raysim.simulation import Simulation
+
+REFUSED, FAILED, DIVERGED, STOPPED = 2, 1, 3, 130
+"""Exit codes: not runnable as written, client code failed, loss not finite, Ctrl-C."""
+
+Out = Annotated[Path | None, typer.Option(help="File to draw into (.png, .pdf, .svg).")]
+
+
+def read(path: Path, overrides: list[str] | None = None) -> Simulation:
+    """The experiment in a file, named after it."""
+    from raysim.simulation import Simulation
+    from raysim.study import is_study
+
+    content = text(path)
+    if is_study(content):
+        raise config_error(
+            f"{path} is a study: several variants of one experiment. Run and compare them with: raysim compare {path}"
+        )
+    return Simulation.from_yaml(content, list(overrides or []), name=path.stem)
+
+
+def text(path: Path) -> str:
+    """What a file holds."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not a text file"
+        raise config_error(f"The experiment {path} cannot be read: {reason}.") from None
+
+
+def tables(folders: list[Path]) -> dict[str, DataFrame]:
+    """Metrics of runs, by folder name (by path where names meet), finished or not."""
+    import pandas as pd
+
+    from raysim.runtime.folder import read_metrics, read_status
+
+    tables = {}
+    for path in folders:
+        read_status(path)  # says so if this is no run
+        name = path.resolve().name
+        if sum(other.resolve().name == name for other in folders) > 1:
+            name = str(path)
+        tables[name] = pd.DataFrame(read_metrics(path))
+    return tables
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure, and say where."""
+    try:
+        figure.savefig(path, dpi=150)
+    except (OSError, ValueError) as error:  # ValueError: an ending that is no image format
+        raise config_error(f"The figure cannot be written to {path}: {error}.") from None
+    typer.echo(str(path))
+
+
+def config_error(text: str) -> Exception:
+    """An error of the user's, to raise."""
+    from raysim.core.plugin import ConfigError
+
+    return ConfigError(text)
