@@ -14,7 +14,7 @@ from torch import nn
 from raysim.core import streams
 from raysim.core.cohorts import Shards
 from raysim.core.execution import Execution
-from raysim.core.interfaces import Data, Dataset, Model, Partition, Probe, Rule
+from raysim.core.interfaces import Data, Dataset, Model, Optimizer, Partition, Probe, Rule
 from raysim.core.local import Local
 from raysim.core.placement import Placement
 from raysim.core.plugin import ConfigError, Count, CountOrZero, Plugin
@@ -85,16 +85,38 @@ class Simulation(Plugin):
                 f"{self.cohort} of {clients} clients. Leave cohort out, or choose a rule that samples clients."
             )
         self.rule.fit(clients, size, self.local)
-        if self.rule.own_models and (self.uplink or self.downlink):
+        for name, value in vars(self.rule).items():
+            if isinstance(value, Optimizer) and type(value).step is not Optimizer.step:
+                raise ConfigError(
+                    f"{type(self.rule).__name__}.{name} is {type(value).__name__}, which needs the loss on a batch, "
+                    "but a server has gradients alone. Use it as Local.optimizer, and SGD, Adam or the like here."
+                )
+        self._fit_channel(clients)
+
+    def _fit_channel(self, clients: int) -> None:
+        """Refuse messages that the rule cannot send."""
+        sent = [t for t in self.uplink if not t.on_data]
+        if self.rule.own_models and (sent or self.downlink):
             raise ConfigError(
                 f"In {type(self.rule).__name__} clients send whole models, to each other or to pull towards, while "
-                f"Simulation.{'uplink' if self.uplink else 'downlink'} is for updates and gradients. Leave it out, or "
+                f"Simulation.{'uplink' if sent else 'downlink'} is for updates and gradients. Leave it out, or "
                 "use ChocoSGD for gossip with a compressor."
             )
         if self.rule.own_downlink and self.downlink:
             raise ConfigError(
                 f"{type(self.rule).__name__} answers in bits of its own already, so there is nothing for "
                 "Simulation.downlink to compress. Leave it out."
+            )
+        if self.downlink and self.downlink.remembers:
+            raise ConfigError(
+                "Simulation.downlink compresses the difference to the clients' copy, which already holds what earlier "
+                f"messages left out; {type(self.downlink).__name__} would add it again. Write the compressor inside it "
+                "alone."
+            )
+        if self.downlink and self.probes:
+            raise ConfigError(
+                "Simulation.probes replay a round from the server's model, but with Simulation.downlink clients start "
+                "from their copy of it, so what probes would see never happened. Leave out one of them."
             )
         check_order(self.uplink)
         for transform in self.uplink:

@@ -136,14 +136,26 @@ def _override(tree: dict[str, Any], text: str) -> None:
     keys = path.strip().split(".")
     at: Any = tree
     for key in keys[:-1]:
-        below = at.get(key)
+        key = _place(at, key, path)
+        below = at[key] if isinstance(at, list) else at.get(key)
         if isinstance(below, str):
             below = {"name": below}
         at[key] = {} if below is None else below
         at = at[key]
-        if not isinstance(at, dict):
+        if not isinstance(at, (dict, list)):
             raise ConfigError(f"Override {path}: {key} is {shown(at)}, which has no fields.")
-    at[keys[-1]] = yaml.load(value, _Loader)
+    at[_place(at, keys[-1], path)] = yaml.load(value, _Loader)
+
+
+def _place(at: dict[str, Any] | list[Any], key: str, path: str) -> Any:
+    """The key, as a number where it leads into a list."""
+    if not isinstance(at, list):
+        return key
+    if not key.isdigit() or int(key) >= len(at):
+        raise ConfigError(
+            f"Override {path}: {key!r} leads into a list of {len(at)}, whose entries are numbered from 0."
+        )
+    return int(key)
 
 
 def build(cls: type[Plugin], tree: dict[str, Any], where: str, named: bool = True) -> Plugin:
@@ -195,6 +207,10 @@ def _with_default_name(cls: type[Plugin], field: str, value: Any) -> Any:
 def _value(hint: Any, value: Any, where: str) -> Any:
     """A field's value: plug-ins built, lists descended into, everything else left for the plug-in's own check."""
     wanted = plugins_in(hint)
+    if wanted and typing.get_origin(hint) is tuple:  # a single entry needs no list
+        entry = typing.Union[tuple(a for a in typing.get_args(hint) if a is not ...)]  # noqa: UP007 (at run time)
+        entries = value if isinstance(value, list) else [] if value is None else [value]
+        return [_value(entry, v, f"{where}[{i}]") for i, v in enumerate(entries)]
     if not wanted or value is None:
         return value
     if isinstance(value, list):

@@ -103,7 +103,11 @@ def test_yaml_keeps_the_transform(transform):
     assert rs.Simulation.from_yaml(sim.to_yaml()) == sim
 
 
-@pytest.mark.parametrize("transform", [t for t in TRANSFORMS if isinstance(t.values[0], Compressor)])
+DIFFERENCES = [t for t in TRANSFORMS if isinstance(t.values[0], Compressor) and not t.values[0].remembers]
+
+
+@pytest.mark.filterwarnings("ignore:.*may diverge:UserWarning")  # for which five rounds are too few
+@pytest.mark.parametrize("transform", DIFFERENCES)
 def test_every_compressor_serves_the_downlink(transform):
     """Clients' copies follow the server's model; the first message is the model itself."""
     compressor = transform.values[0] if hasattr(transform, "values") else transform

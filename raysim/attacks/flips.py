@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from torch import Tensor
@@ -55,6 +55,8 @@ class LabelFlip(Attack):
         hostile: which clients: a fraction of all, drawn once for the experiment, or their numbers.
         mapping: m: "reverse", "next", or a list that names a class for every class.
     """
+
+    on_data: ClassVar[bool] = True
 
     hostile: Hostile
     mapping: Literal["reverse", "next"] | tuple[CountOrZero, ...] = "reverse"

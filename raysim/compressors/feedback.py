@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from raysim.core.code import Code
 from raysim.core.sending import Sender
-from raysim.core.transforms import Compressor
+from raysim.core.transforms import Compressor, contraction
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,13 @@ class Feedback(Compressor):
         compressor: C, which should be a contraction.
     """
 
+    remembers: ClassVar[bool] = True
+
     compressor: Compressor
+
+    def cautions(self, shapes: list[torch.Size]) -> list[str]:
+        """Where C is no contraction."""
+        return contraction("Feedback", self.compressor, shapes) + self.compressor.cautions(shapes)
 
     def encode(self, rows_CP: Tensor, sender: Sender) -> Code:
         """The compressor's message about memory and row together."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from raysim.core.code import Code
 from raysim.core.plugin import BelowOne
 from raysim.core.sending import Sender
-from raysim.core.transforms import Compressor
+from raysim.core.transforms import Compressor, contraction
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,15 @@ class MomentumCorrection(Compressor):
         masking: whether momentum is dropped where something was sent.
     """
 
+    remembers: ClassVar[bool] = True
+
     compressor: Compressor
     momentum: BelowOne = 0.9
     masking: bool = True
+
+    def cautions(self, shapes: list[torch.Size]) -> list[str]:
+        """Where C is no contraction."""
+        return contraction("MomentumCorrection", self.compressor, shapes) + self.compressor.cautions(shapes)
 
     def encode(self, rows_CP: Tensor, sender: Sender) -> Code:
         """The compressor's message about all that was kept back."""

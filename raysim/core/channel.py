@@ -12,10 +12,12 @@ from torch import Tensor
 
 from raysim.core import streams
 from raysim.core.cohort import Cohort, Table
+from raysim.core.plugin import ConfigError
 from raysim.core.sending import Sender, Sending, check_order, hostile_ids, name_of
+from raysim.core.transforms import Compressor, contraction
 
 if TYPE_CHECKING:
-    from raysim.core.transforms import Compressor, Transform
+    from raysim.core.transforms import Transform
 
 FLOAT = 32  # bits
 
@@ -35,6 +37,23 @@ class Channel:
     uplink: tuple[Transform, ...] = ()
     downlink: Compressor | None = None
     shapes: tuple[torch.Size, ...] = ()
+
+    def cautions(self) -> list[str]:
+        """What a user should know before a run through this channel.
+
+        Raises:
+            ConfigError: the model is a single number, which nothing tells from other numbers that clients send.
+        """
+        compressors = [t for t in self.uplink if isinstance(t, Compressor)]
+        if (self.uplink or self.downlink) and sum(s.numel() for s in self.shapes) == 1:
+            raise ConfigError(
+                "Simulation.uplink and downlink act on rows as long as the model, which here is one number: they could "
+                "not tell it from a count or a weight. Use a model with more parameters."
+            )
+        found = [text for c in compressors for text in c.cautions(list(self.shapes))]
+        if self.downlink is not None:
+            found += contraction("Simulation.downlink", self.downlink, list(self.shapes))
+        return found
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ It must not write to shared tensors.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,7 @@ class Cohort:
         self.round, self.ids_C, self.weight_C = plan.round, plan.ids_C[begin:end], plan.weight_C[begin:end]
         self.state = State(host, self.ids_C, measure)
         self.reports: dict[str, Tensor] = {}
+        self._deliveries: list[Callable[[tuple[Tensor, ...]], Any]] = []
 
     def __len__(self) -> int:
         return len(self.ids_C)
@@ -282,6 +284,18 @@ class Cohort:
         kept += [v.rows_GP if isinstance(v, Table) else v for v in others if isinstance(v, (Table, Tensor))]
         shared = rows_CP.untyped_storage().data_ptr() in {t.untyped_storage().data_ptr() for t in kept}
         return rows_CP.clone() if shared or rows_CP.stride(0) == 0 else rows_CP
+
+    def on_delivery(self, callback: Callable[[tuple[Tensor, ...]], Any]) -> None:
+        """What clients do once their rows are sent: called with the parts as the server receives them from each.
+
+        For what both sides must agree on, such as control variates: on the way rows may be compressed or clipped.
+        """
+        self._deliveries.append(callback)
+
+    def delivered(self, result: Any) -> None:
+        """The client function's rows are on their way, as they are or as transforms left them."""
+        for callback in self._deliveries:
+            callback(result if isinstance(result, tuple) else (result,))
 
     def report(self, name: str, value_C: Tensor) -> None:
         """A number per client for this round's metrics, where its weighted mean appears."""

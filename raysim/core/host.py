@@ -142,6 +142,7 @@ class Host:
         for b in range(len(plan.bounds) - 1):
             cohort = Cohort(self, plan, int(plan.bounds[b]), int(plan.bounds[b + 1]), measure)
             result = self._call(function, cohort, shared)
+            cohort.delivered(result)
             cohort.state.commit()
             for name, value_C in cohort.reports.items():
                 reports.setdefault(name, []).append(value_C)

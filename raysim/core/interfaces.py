@@ -162,6 +162,8 @@ class Rule(Plugin):
     """Whether all clients must take part in every round."""
     own_downlink: ClassVar[bool] = False
     """Whether the rule itself says in how few bits clients hear of a round, so that none are left to compress."""
+    compresses: ClassVar[bool] = False
+    """Whether it has clients compress what they send, after the experiment's uplink."""
     gathers: ClassVar[bool] = False
     """Whether the server looks at single clients' rows, which no noise on a sum can then protect."""
 

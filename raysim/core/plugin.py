@@ -100,6 +100,7 @@ def _reason(error: ValidationError) -> str:
         message = (
             e["msg"].removeprefix("Input should be ").removeprefix("a valid ").removeprefix("an instance of ")
         )
+        message = "a list" if message == "tuple" else message
         if message not in found:
             found.append(message)
     return "must be " + " or ".join(found)

@@ -10,17 +10,26 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from raysim.core import streams
 from raysim.core.plugin import ConfigError
+from raysim.core.transforms import Compressor
 
 if TYPE_CHECKING:
     from raysim.core.cohort import Cohort
     from raysim.core.transforms import Transform
 
-Hostile = Union[Annotated[float, Field(ge=0, le=1)], tuple[Annotated[int, Field(ge=0)], ...]]  # noqa: UP007
+
+def _no_count(value: Any) -> Any:
+    if isinstance(value, int) and value:
+        raise ValueError(f"a share of all clients such as 0.1, or a list of clients such as [{value}]")
+    return value
+
+
+Share = Annotated[float, BeforeValidator(_no_count), Field(ge=0, le=1)]
+Hostile = Union[Share, tuple[Annotated[int, Field(ge=0)], ...]]  # noqa: UP007
 """Which clients are hostile: a fraction of all, drawn once for the experiment, or their numbers."""
 BITS = "message_bits"  # bits that each client sent: counted, and shown as a metric
 
@@ -151,6 +160,11 @@ class Sending:
 def check_order(transforms: tuple[Transform, ...]) -> None:
     """Refuse what would change rows after a transform that has to be the last."""
     for transform, after in itertools.pairwise(transforms):
+        if isinstance(transform, Compressor) and after.fills:
+            raise ConfigError(
+                f"In Simulation.uplink {type(after).__name__} comes after {type(transform).__name__}, and would "
+                "change a message that is already packed. Put attacks first, then privacy, then compressors."
+            )
         if transform.last:
             raise ConfigError(
                 f"{type(transform).__name__} must be the last to change rows, but {type(after).__name__} comes after "

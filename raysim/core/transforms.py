@@ -33,9 +33,17 @@ class Transform(Plugin):
     """
 
     @property
+    def fills(self) -> bool:
+        """Whether its rows are dense, whatever they were: they would not fit into a message already packed."""
+        return False
+
+    @property
     def last(self) -> bool:
         """Whether rows must reach the server just as it leaves them, so that no other transform may follow."""
         return False
+
+    on_data: ClassVar[bool] = False
+    """Whether it changes what clients learn from and nothing that they send."""
 
     def fit(self, rule: Rule, clients: int) -> None:
         """Raise ConfigError where it cannot be used with this rule or so many clients."""
@@ -73,6 +81,13 @@ class Compressor(Transform):
 
     unbiased: ClassVar[bool] = False
     """Whether the mean of what is received, over the compressor's randomness, is what was sent."""
+
+    remembers: ClassVar[bool] = False
+    """Whether it adds to a row what earlier messages left out."""
+
+    def cautions(self, shapes: list[torch.Size]) -> list[str]:
+        """What a user should know before it is used with this model."""
+        return []
 
     def encode(self, rows_CP: Tensor, sender: Sender) -> Code:
         """The clients' messages. Memory in ``sender`` may be used and renewed; the rows are left as they are."""
@@ -116,6 +131,16 @@ class Attack(Transform):
                 f"{type(self).__name__}.hostile names client {unknown[0]}, but the {clients} clients are numbered 0 to "
                 f"{clients - 1}. Name clients among them, or give a fraction such as 0.1."
             )
+        if isinstance(self.hostile, float) and 0 < self.hostile < 0.5 / clients:
+            raise ConfigError(
+                f"{type(self).__name__}.hostile is {self.hostile} of {clients} clients, which rounds to nobody. Use a "
+                "larger share, more clients, or a list of clients."
+            )
+
+    @property
+    def fills(self) -> bool:
+        """A lie may be anything."""
+        return not self.on_data
 
     def lie(self, rows_HP: Tensor, key_H: Tensor, known: Mapping[str, Tensor]) -> Tensor:
         """What hostile clients send, [H, P], in place of their rows."""
@@ -132,3 +157,21 @@ class Attack(Transform):
 
 class Privacy(Transform):
     """What keeps the server, or whoever sees its model, from learning about a single client."""
+
+
+def contraction(outer: str, compressor: Compressor, shapes: list[torch.Size]) -> list[str]:
+    """What to know of a compressor whose left-overs come back: they shrink only if it is a contraction."""
+    error = compressor.error(shapes)
+    name = type(compressor).__name__
+    if error is not None and error <= 1:
+        return []
+    promise = (
+        "makes no promise about its error"
+        if error is None
+        else f"may err by {error**0.5:.3g} times a row's length"
+    )
+    return [
+        f"{name} {promise} with this model, and {outer} adds what is left out to what comes next, so the run may "
+        "diverge. Safe are TopK, RandomK(scaled=False), Sign with a scale, Natural, and QSGD with many levels or small "
+        "buckets."
+    ]

@@ -101,6 +101,11 @@ class GaussianMechanism(Privacy):
         return self.at == "server"
 
     @property
+    def fills(self) -> bool:
+        """A client's noise is dense."""
+        return self.at == "client"
+
+    @property
     def clipping(self) -> Clipping:
         """The clipping."""
         assert isinstance(self.clip, Clipping)
@@ -108,6 +113,11 @@ class GaussianMechanism(Privacy):
 
     def fit(self, rule: Rule, clients: int) -> None:
         """Noise on a sum protects nothing where the server sees the rows."""
+        if self.at == "server" and rule.compresses:
+            raise ConfigError(
+                f"GaussianMechanism.at 'server' needs rows that are no longer than the clipping left them, but "
+                f"{type(rule).__name__} compresses what clients send. Use at='client', or DPSign as vote."
+            )
         if self.at == "server" and rule.gathers:
             raise ConfigError(
                 f"GaussianMechanism.at 'server' adds noise to what all clients sent together, but the rule "

@@ -37,7 +37,7 @@ class ChocoSGD(Rule):
 
     Args:
         topology: who averages with whom; the same graph in every round.
-        compressor: C; None sends x_i - x̂_i in full.
+        compressor: C, a contraction, or the estimates drift away; None sends x_i - x̂_i in full.
         consensus: γ, in (0, 1]. Strong compression needs a small one; 0.9 is the default of the authors' code.
     """
 
@@ -51,6 +51,11 @@ class ChocoSGD(Rule):
     def fit(self, clients: int, cohort: int, local: Local) -> None:
         """The topology's say; weighted sums of estimates can only be kept up to date for fixed weights."""
         self.topology.fit(clients)
+        if self.compressor is not None and self.compressor.remembers:
+            raise ConfigError(
+                f"ChocoSGD compresses x - x̂, which already holds what earlier messages left out; "
+                f"{type(self.compressor).__name__} would add it again. Write the compressor inside it alone."
+            )
         if self.topology.varies:
             raise ConfigError(
                 f"ChocoSGD needs the same mixing matrix in every round, but {type(self.topology).__name__} changes "

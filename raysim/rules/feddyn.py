@@ -79,5 +79,8 @@ def duals(cohort: Cohort, z_P: Tensor) -> Tensor:
 def dynamic_update(cohort: Cohort, z_P: Tensor, rule: FedDyn) -> Tensor:
     """What each client's training changed, [C, P], which its dual remembers."""
     change_CP = cohort.update(z_P, term=rule.term(cohort, z_P))
-    duals(cohort, z_P).add_(change_CP)
+    dual_CP = duals(cohort, z_P)
+    cohort.on_delivery(
+        lambda parts: dual_CP.add_(parts[0])
+    )  # what the server hears of, so that both sides agree
     return change_CP

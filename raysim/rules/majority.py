@@ -57,6 +57,7 @@ class MajorityVote(Rule):
     """
 
     own_downlink: ClassVar[bool] = True
+    compresses: ClassVar[bool] = True
 
     vote: Compressor
     lr: Rate

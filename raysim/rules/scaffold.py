@@ -89,5 +89,7 @@ def corrected_update(cohort: Cohort, x_P: Tensor, c_P: Tensor, option: str) -> t
     else:  # c_i⁺ - c_i = -c - (y - x) / (K η)
         steps_C1 = torch.from_numpy(cohort.steps_C).to(delta_CP).unsqueeze(1)
         renewed_CP = (delta_CP / (-cohort.lr * steps_C1)).sub_(c_P)
-    own_CP.add_(renewed_CP)
+    cohort.on_delivery(
+        lambda parts: own_CP.add_(parts[1])
+    )  # what the server hears of, so that c stays their mean
     return delta_CP, renewed_CP

@@ -110,6 +110,8 @@ class Coordinator:
         task = Task(module, dataset.loss)
         self.P, self.initial = task.P, task.initial()
         self.channel = Channel(sim.seed, sim.uplink, sim.downlink, tuple(task.shapes))
+        for caution in self.channel.cautions():
+            warnings.warn(caution, stacklevel=2)
         device = device_of(sim.placement)
         size = sim.cohort_size(self.shards.number)
         state = sim.local.optimizer.init(self.initial.unsqueeze(0))

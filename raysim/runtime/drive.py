@@ -72,7 +72,23 @@ def resume(folder: str | Path, simulation: Simulation | None = None, *, progress
                 "raysim.resume(folder, simulation)."
             )
         simulation = Simulation.from_yaml(text)
+    else:
+        _require_same_channel(simulation, path)
     return _run(simulation, path, True, progress)
+
+
+def _require_same_channel(simulation: Simulation, path: Path) -> None:
+    """Memories and what privacy was spent belong to the transforms, in their places."""
+    text = (path / "experiment.yaml").read_text()
+    if "# Not complete" in text:
+        return
+    there = type(simulation).from_yaml(text)
+    for name in ("rule", "uplink", "downlink"):
+        if getattr(there, name) != getattr(simulation, name):
+            raise ConfigError(
+                f"The run in {path} was made with another {name}, and what it remembers is of no use to this one. "
+                "Resume it as it was, or start a new run."
+            )
 
 
 def _run(simulation: Simulation, path: Path | None, again: bool, progress: bool) -> Result:
