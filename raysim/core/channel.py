@@ -12,7 +12,6 @@ from torch import Tensor
 
 from raysim.core import streams
 from raysim.core.cohort import Cohort, Table
-from raysim.core.plugin import ConfigError
 from raysim.core.sending import Sender, Sending, check_order, hostile_ids, name_of
 from raysim.core.transforms import Compressor, contraction
 
@@ -39,20 +38,16 @@ class Channel:
     shapes: tuple[torch.Size, ...] = ()
 
     def cautions(self) -> list[str]:
-        """What a user should know before a run through this channel.
-
-        Raises:
-            ConfigError: the model is a single number, which nothing tells from other numbers that clients send.
-        """
+        """What a user should know before a run through this channel."""
         compressors = [t for t in self.uplink if isinstance(t, Compressor)]
-        if (self.uplink or self.downlink) and sum(s.numel() for s in self.shapes) == 1:
-            raise ConfigError(
-                "Simulation.uplink and downlink act on rows as long as the model, which here is one number: they could "
-                "not tell it from a count or a weight. Use a model with more parameters."
-            )
         found = [text for c in compressors for text in c.cautions(list(self.shapes))]
         if self.downlink is not None:
             found += contraction("Simulation.downlink", self.downlink, list(self.shapes))
+        if (self.uplink or self.downlink) and sum(s.numel() for s in self.shapes) == 1:
+            found.append(
+                "The model is one number, as are the counts and steps that some rules send too (FedNova, SharedStep): "
+                "Simulation.uplink cannot tell them apart and acts on both."
+            )
         return found
 
 

@@ -5,7 +5,7 @@ import torch
 
 import raysim as rs
 from raysim.core.channel import Channel
-from tests.experiments import arrays, digits
+from tests.experiments import digits
 
 c, F, P = rs.compressors, rs.compressors.Feedback, rs.privacy
 TOPK = c.TopK(fraction=0.1)
@@ -58,14 +58,9 @@ def test_hostile_counts_and_nobody():
         digits(uplink=(rs.attacks.SignFlip(hostile=0.01),))
 
 
-def test_a_model_of_one_number_has_no_channel():
-    data = arrays(features=1)
-    sim = digits(
-        data=data, partition=rs.partitions.IID(clients=4), cohort=None, model=rs.models.Linear(bias=False)
-    )
-    assert sim.uplink == ()
-    with pytest.raises(rs.ConfigError, match="which here is one number"):
-        Channel(uplink=(TOPK,), shapes=(torch.Size([1, 1]),)).cautions()
+def test_a_model_of_one_number_is_pointed_out():
+    assert "acts on both" in Channel(uplink=(TOPK,), shapes=(torch.Size([1, 1]),)).cautions()[0]
+    assert Channel(shapes=(torch.Size([1, 1]),)).cautions() == []
 
 
 SHAPES = (torch.Size([16, 64]), torch.Size([16]))

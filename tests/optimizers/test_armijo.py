@@ -266,6 +266,6 @@ def test_wrong_fields_are_refused(build, words):
 
 
 def test_a_server_cannot_search():
-    sim = some(rs.optimizers.SGD(lr=0.1), rule=rs.rules.Averaging(server=Armijo(lr=1.0)), rounds=1)
-    with pytest.raises(rs.ConfigError, match=r"Armijo needs the loss.*Use it as Local\.optimizer"):
-        sim.run(None)
+    rule = rs.rules.Averaging(server=Armijo(lr=1.0))
+    with pytest.raises(rs.ConfigError, match=r"Armijo, which needs the loss.*Use it as Local\.optimizer"):
+        some(rs.optimizers.SGD(lr=0.1), rule=rule, rounds=1)

@@ -170,5 +170,5 @@ def test_wrong_fields_are_refused(build, words):
 
 def test_a_server_has_no_loss_to_step_by():
     rule = rs.rules.Averaging(server=PolyakStep(lr=1.0))
-    with pytest.raises(rs.ConfigError, match=r"PolyakStep needs the loss.*Use it as Local\.optimizer"):
-        some("auto", rs.optimizers.SGD(lr=0.1), rule=rule, rounds=1).run(None)
+    with pytest.raises(rs.ConfigError, match=r"PolyakStep, which needs the loss.*Use it as Local\.optimizer"):
+        some("auto", rs.optimizers.SGD(lr=0.1), rule=rule, rounds=1)

@@ -115,7 +115,6 @@ def test_yaml():
         ("probes=[Drfit]", "probes[0]: there is no probe 'Drfit'."),
         ("probes=[Drift, Averaging]", "probes[1]: there is no probe 'Averaging'."),
         ("probes=[{name: Drift, every: 2}]", "probes[0]: Drift has no field 'every'."),
-        ("probes=Drift", "Simulation.probes must be"),
         ("probes=[3]", "Simulation.probes must be"),
     ],
 )

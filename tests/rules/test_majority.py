@@ -155,6 +155,7 @@ def test_yaml_keeps_the_rule(rule):
     assert rs.Simulation.from_yaml(sim.to_yaml()) == sim
 
 
+@pytest.mark.filterwarnings("ignore:The model is one number:UserWarning")
 def test_the_uplink_comes_before_the_vote():
     """All clients flipped: every vote is the opposite."""
     rule = MajorityVote(vote=PLAIN, lr=0.01)
