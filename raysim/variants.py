@@ -96,6 +96,20 @@ def _over(old: Any, new: Any) -> Any:
     """``new`` in place of ``old``; fields of the same plug-in are merged, those of another are not."""
     if not isinstance(new, dict):
         return new
+    if isinstance(old, list) and new and all(str(path).partition(".")[0].isdigit() for path in new):
+        return _entries(old, new)
     old = {"name": old} if isinstance(old, str) else old
     other = not isinstance(old, dict) or ("name" in new and new["name"] != old.get("name"))
     return _merged({} if other else old, new)
+
+
+def _entries(old: list[Any], changes: dict[str, Any]) -> list[Any]:
+    """A copy of a list with changes, whose keys begin with the number of an entry."""
+    new = list(old)
+    for path, value in changes.items():
+        key, _, rest = str(path).partition(".")
+        i = int(key)
+        if i >= len(new):
+            raise ConfigError(f"{path!r} leads into a list of {len(new)}, whose entries are numbered from 0.")
+        new[i] = _over(new[i], {rest: value} if rest else value)
+    return new

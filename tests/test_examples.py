@@ -8,11 +8,16 @@ import pytest
 
 import raysim as rs
 from raysim import spec
-from raysim.study import Study, is_study
+from raysim.cli.common import SEVERAL, read
+from raysim.core.plugin import ConfigError
+from raysim.study import Study
+from tuning import Regimes
+from tuning.plan import Plan
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 FILES = sorted(EXAMPLES.glob("*.yaml"))
-STUDIES = [file for file in FILES if is_study(file.read_text())]
+HELD = {file: SEVERAL.keys() & spec.read(file.read_text(), []).keys() for file in FILES}
+STUDIES, SWEEPS, REGIMES = ([f for f in FILES if block in HELD[f]] for block in ("study", "sweep", "regimes"))
 
 
 def short(study):
@@ -23,7 +28,8 @@ def short(study):
 
 def test_there_are_examples():
     assert {file.stem for file in STUDIES} >= {"gossip", "leader", "alignment", "corrected"}
-    assert [file.stem for file in FILES if file not in STUDIES] == ["quickstart"]
+    assert {file.stem for file in SWEEPS + REGIMES} >= {"sweep", "regimes", "regimes_gaussian", "local_steps"}
+    assert [file.stem for file in FILES if not HELD[file]] == ["quickstart"]
     rs.Simulation.from_yaml((EXAMPLES / "quickstart.yaml").read_text())
 
 
@@ -37,6 +43,28 @@ def test_a_study_runs_and_has_its_columns_and_figure(file):
     assert set(study.columns) <= set(table.columns)
     assert study.figure().axes
     assert (EXAMPLES / f"{file.stem}.png").exists()
+
+
+@pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
+def test_a_sweep_can_be_built_and_has_its_figure(file):
+    plan = Plan.from_yaml(file.read_text(), name=file.stem)
+    assert len(plan.points) > 1
+    assert plan.how == "population"  # needs no Ray
+    assert (EXAMPLES / f"{file.stem}.png").exists()
+
+
+@pytest.mark.parametrize("file", REGIMES, ids=lambda file: file.stem)
+def test_a_probe_of_scaling_can_be_built_and_has_its_figure(file):
+    probe = Regimes.from_yaml(file.read_text(), name=file.stem)
+    assert len(probe.block.values) > 3
+    assert (EXAMPLES / f"{file.stem}.png").exists()
+
+
+@pytest.mark.parametrize("file", STUDIES + SWEEPS + REGIMES, ids=lambda file: file.stem)
+def test_one_who_runs_several_experiments_as_one_is_told_the_command(file):
+    (block,) = HELD[file]
+    with pytest.raises(ConfigError, match=f"raysim {SEVERAL[block][2]} .*{file.name}"):
+        read(file)
 
 
 def test_the_study_of_rules_has_them_all():

@@ -68,6 +68,16 @@ def test_variants_are_merged_into_the_experiment():
     assert got["e"].local.steps == 2
 
 
+def test_changes_reach_into_lists():
+    lists = "uplink: [{name: Clip, norm: 2.0}, {name: TopK, fraction: 0.1}]"
+    text = TEXT.replace("study:", f"{lists}\nstudy:").replace("plain: {}", "plain: {uplink.1.fraction: 0.5}")
+    got = Study.from_yaml(text.replace("slow: {", "slow: {uplink: {0: {norm: 3.0}}, ")).variants
+    assert got["plain"].uplink == (rs.privacy.Clip(norm=2.0), rs.compressors.TopK(fraction=0.5))
+    assert got["slow"].uplink == (rs.privacy.Clip(norm=3.0), rs.compressors.TopK(fraction=0.1))
+    with pytest.raises(rs.ConfigError, match=r"Variant 'slow': '2\.norm' leads into a list of 2"):
+        Study.from_yaml(text.replace("slow: {", "slow: {uplink.2.norm: 3.0, "))
+
+
 def test_overrides_reach_the_experiment_and_the_study():
     got = Study.from_yaml(TEXT, ["rounds=9", "study.seeds=4", "local.optimizer.lr=0.5"])
     assert {s.rounds for s in got.variants.values()} == {9}

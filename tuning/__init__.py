@@ -1,1 +1,6 @@
-"""Sweeps and scaling regimes on Ray Tune; see the README for what is here so far."""
+"""Choosing hyper-parameters: sweeps over fields of an experiment, and where more batch or more clients stop helping."""
+
+from tuning.regimes import Regimes
+from tuning.sweep import Sweep, sweep
+
+__all__ = ["Regimes", "Sweep", "sweep"]

@@ -1,4 +1,4 @@
-"""The command line: ``raysim run | resume | plot | compare | describe | doctor | bench``.
+"""The command line: ``raysim run | resume | plot | compare | sweep | regimes | describe | doctor | bench``.
 
 A command is one small function that imports what it needs when it is called, so that ``--help`` stays quick.
 """
@@ -15,6 +15,7 @@ from raysim.cli.common import FAILED, REFUSED
 from raysim.cli.machine import bench, describe, doctor
 from raysim.cli.pictures import compare, plot
 from raysim.cli.running import resume, run
+from raysim.cli.tuning import regimes, sweep
 
 app = typer.Typer(
     help="Simulate distributed and federated optimisation with thousands of clients.",
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (run, resume, plot, compare, describe, doctor, bench):
+for command in (run, resume, plot, compare, sweep, regimes, describe, doctor, bench):
     app.command()(command)
 
 

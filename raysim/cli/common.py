@@ -16,19 +16,30 @@ if TYPE_CHECKING:
 REFUSED, FAILED, DIVERGED, STOPPED = 2, 1, 3, 130
 """Exit codes: not runnable as written, client code failed, loss not finite, Ctrl-C."""
 
+SEVERAL = {
+    "study": ("a study: several variants of one experiment", "Run and compare them", "compare"),
+    "sweep": ("a sweep: one experiment over values of its fields", "Run it", "sweep"),
+    "regimes": (
+        "a probe of scaling: one experiment over batch sizes, clients or local steps",
+        "Run it",
+        "regimes",
+    ),
+}
+"""Blocks of files that hold more than one experiment: what such a file is, and the command that takes it."""
+
 Out = Annotated[Path | None, typer.Option(help="File to draw into (.png, .pdf, .svg).")]
 
 
 def read(path: Path, overrides: list[str] | None = None) -> Simulation:
     """The experiment in a file, named after it."""
+    from raysim import spec
     from raysim.simulation import Simulation
-    from raysim.study import is_study
 
     content = text(path)
-    if is_study(content):
-        raise config_error(
-            f"{path} is a study: several variants of one experiment. Run and compare them with: raysim compare {path}"
-        )
+    tree = spec.read(content, [])
+    for block, (kind, do, command) in SEVERAL.items():
+        if block in tree:
+            raise config_error(f"{path} is {kind}. {do} with: raysim {command} {path}")
     return Simulation.from_yaml(content, list(overrides or []), name=path.stem)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raysim.core.batches import Batch
+from raysim.core.columns import Coefficient
 from raysim.core.interfaces import Loss
 from raysim.core.losses import CrossEntropy, SquaredError
 
@@ -24,6 +25,8 @@ ACTIVATIONS = {
     nn.Sigmoid: (torch.sigmoid_, torch.ops.aten.sigmoid_backward),
 }
 """In place, and the gradient before it from (gradient behind it, its output)."""
+SMALL = 4096
+"""Weights of a layer whose gradients are quicker to add than to accumulate in place, by measurement."""
 
 
 @dataclass(frozen=True)
@@ -72,29 +75,48 @@ class Chain:
         """Weights and biases of every layer."""
         return [layer.views(rows_CP) for layer in self.layers]
 
+    def cycled(self, rows_TP: Tensor, number: int) -> list[tuple[Tensor, Tensor | None]]:
+        """The same for a stack of ``number`` rows that are these T ones, over and over.
+
+        Of the first layer there are only T, which is where most weights of most networks are.
+        """
+        again = lambda t: None if t is None else t.repeat(number // len(rows_TP), *[1] * (t.dim() - 1))
+        first, *rest = self.views(rows_TP)
+        return [first, *((weight.repeat(number // len(rows_TP), 1, 1), again(bias)) for weight, bias in rest)]
+
     def accumulate(
         self,
         weights: list[tuple[Tensor, Tensor | None]],
         targets: list[tuple[Tensor, Tensor | None]],
-        beta: float,
-        alpha: float,
+        beta: Coefficient,
+        alpha: Coefficient,
         batch: Batch,
     ) -> Tensor:
-        """Target <- beta target + alpha gradient for every layer; returns the loss [C] at the weights before."""
+        """Target <- beta target + alpha gradient for every layer; returns the loss [C] at the weights before.
+
+        Both coefficients are a number or a column [C, 1].
+        """
         inputs, out_COB = self._forward(weights, batch.x_CB)
         loss_CB, z_COB = self.loss.with_gradient(out_COB, batch.y_CB)
         if batch.weight_CB is None:
             alpha = alpha / loss_CB.shape[1]  # the gradient is linear in z
         else:
             z_COB.mul_(batch.weight_CB.unsqueeze(1))
+        if isinstance(alpha, Tensor):
+            z_COB.mul_(alpha.view(-1, 1, 1))
+        factor = None if isinstance(alpha, Tensor) else alpha
         for l in range(len(self.layers) - 1, -1, -1):
             weight, target = weights[l][0], targets[l]
             below_CBI = torch.bmm(z_COB.mT, weight) if l else None  # before the weight may change
             if not self.layers[l].frozen:
-                _accumulate(target, z_COB, inputs[l], beta, alpha)
+                _accumulate(target, z_COB, inputs[l], beta, factor)
             if below_CBI is not None:
                 z_COB = _through(self.layers[l - 1].activation, below_CBI, inputs[l]).mT
         return _mean(loss_CB, batch)
+
+    def outputs(self, weights: list[tuple[Tensor, Tensor | None]], x_CB: Tensor) -> Tensor:
+        """Outputs [C, out, B] on inputs [C, B, ...]."""
+        return self._forward(weights, x_CB)[1]
 
     def value(self, weights: list[tuple[Tensor, Tensor | None]], batch: Batch) -> Tensor:
         """Loss [C] at the weights, to the bit what ``accumulate`` returns there."""
@@ -119,6 +141,8 @@ class Chain:
             inputs.append(h)
             if weight.stride(0) == 0:  # one weight for all clients: one product
                 h = F.linear(h, weight[0], None if bias is None else bias[0])
+            elif len(weight) < len(h):
+                h = _by_trial(h, weight, bias)
             elif bias is None:
                 h = torch.bmm(h, weight.mT)
             else:
@@ -126,8 +150,20 @@ class Chain:
             if layer.activation is not None:
                 ACTIVATIONS[layer.activation][0](h)
         weight, bias = weights[-1]
+        if len(weight) < len(h):
+            return [*inputs, h], _by_trial(h, weight, bias).mT
         out_COB = torch.bmm(weight, h.mT) if bias is None else torch.baddbmm(bias.unsqueeze(2), weight, h.mT)
         return [*inputs, h], out_COB
+
+
+def _by_trial(x_CBI: Tensor, weight_TOI: Tensor, bias_TO: Tensor | None) -> Tensor:
+    """Outputs [C, B, O] of a layer whose weights are these T, over and over, on inputs that T rows have in common."""
+    T, (C, B, I) = len(weight_TOI), x_CBI.shape
+    once = x_CBI.view(C // T, T, B, I)[:, 0].reshape(1, -1, I).expand(T, -1, -1)
+    out = torch.bmm(once, weight_TOI.mT)
+    if bias_TO is not None:
+        out.add_(bias_TO.unsqueeze(1))
+    return out.view(T, C // T, B, -1).transpose(0, 1).reshape(C, B, -1)
 
 
 def _mean(loss_CB: Tensor, batch: Batch) -> Tensor:
@@ -136,10 +172,28 @@ def _mean(loss_CB: Tensor, batch: Batch) -> Tensor:
 
 
 def _accumulate(
-    target: tuple[Tensor, Tensor | None], z_COB: Tensor, h_CBI: Tensor, beta: float, alpha: float
+    target: tuple[Tensor, Tensor | None],
+    z_COB: Tensor,
+    h_CBI: Tensor,
+    beta: Coefficient,
+    alpha: float | None,
 ) -> None:
-    """Target <- beta target + alpha gradient for the weight and bias of one layer with z = W h + b."""
-    target[0].baddbmm_(z_COB, h_CBI, beta=beta, alpha=alpha)
+    """Target <- beta target + alpha gradient for the weight and bias of one layer with z = W h + b.
+
+    An alpha of None says that z holds each row's own. Such stacks may be of hundreds of rows: then a small layer's
+    gradients are added from memory of their own, for rows that lie apart cost ``baddbmm_`` a call each.
+    """
+    if isinstance(beta, Tensor):
+        target[0].mul_(beta.view(-1, 1, 1))
+        if target[1] is not None:
+            target[1].mul_(beta)
+        beta = 1.0
+    small = alpha is None and beta == 1 and target[0][0].numel() <= SMALL
+    alpha = 1.0 if alpha is None else alpha
+    if small:
+        target[0].add_(torch.bmm(z_COB, h_CBI))
+    else:
+        target[0].baddbmm_(z_COB, h_CBI, beta=beta, alpha=alpha)
     if target[1] is not None:
         _add_scaled(target[1], z_COB.sum(2), beta, alpha)
 

@@ -18,6 +18,7 @@ from raysim.core import streams
 from raysim.core.batches import Batch, whole
 from raysim.core.cohorts import Plan
 from raysim.core.plugin import at_round
+from raysim.core.population import cut
 from raysim.core.terms import Pull, Term
 
 if TYPE_CHECKING:
@@ -134,6 +135,14 @@ class Cohort:
         return at_round(self._host.local.optimizer.lr, self.round)
 
     @property
+    def _optimizer(self) -> Optimizer:
+        return self._host.local.optimizer
+
+    def _start(self, start: Tensor) -> Tensor | None:
+        """What ``Trainer.change`` takes for this start; None if it does not."""
+        return start if start.dim() == 1 else None
+
+    @property
     def steps_C(self) -> np.ndarray:
         """Local steps that each client takes in a round."""
         return self._host.local.steps_of(self._host.examples.shards.sizes_N[self.ids_C])
@@ -198,17 +207,17 @@ class Cohort:
     ) -> Tensor:
         host, local = self._host, self._host.local
         trainer = host.trainer if optimizer is None else host.trainer.uncompiled()
-        optimizer, lr = optimizer or local.optimizer, self.lr if lr is None else lr
+        optimizer, lr = optimizer or self._optimizer, self.lr if lr is None else lr
         fill = self._fill() if local.keep_state else {}
         kept = {name: self.state.rows(f"optimizer.{name}", f) for name, f in fill.items()}
         shared = start if start.dim() == 1 else None
-        direct = change and shared is not None and term is None
+        direct = self._start(start) if change and term is None else None
 
         def attempt(a: int, b: int) -> dict[str, Tensor]:
-            x = x_CP[a:b]
+            x, stepping, rate = x_CP[a:b], cut(optimizer, a, b), cut(lr, a, b)
             batches = host.batches(self._plan, self._begin + a, self._begin + b)
-            if direct and shared is not None:
-                loss_C = trainer.change(x, shared, batches, optimizer, lr)
+            if direct is not None and (direct.dim() == 1 or b - a == len(self)):
+                loss_C = trainer.change(x, direct, batches, stepping, rate)
                 if loss_C is not None:
                     return {"train_loss": loss_C}
             begin = start if shared is not None else start[a:b]
@@ -216,12 +225,12 @@ class Cohort:
             if begin.data_ptr() != x.data_ptr():
                 x.copy_(begin)
             state = {n: r[a:b].clone() if copies else r[a:b] for n, r in kept.items()}
-            rows = state if local.keep_state else optimizer.init(x)
-            for name in optimizer.counted:
+            rows = state if local.keep_state else stepping.init(x)
+            for name in stepping.counted:
                 rows[name].zero_()
             more, move = term and term.rows(a, b), pull and pull.rows(a, b)
             try:
-                loss_C = trainer.train(x, rows, batches, optimizer, lr, shared, more, move)
+                loss_C = trainer.train(x, rows, batches, stepping, rate, shared, more, move)
             except (MemoryError, RuntimeError):
                 begin.copy_(spared) if spared is not begin else None
                 raise
@@ -242,7 +251,7 @@ class Cohort:
     def _fill(self) -> dict[str, Tensor]:
         """The optimiser's state before the first step, one row."""
         probe = torch.zeros(1, self._host.task.P, device=self._host.device)
-        return {name: rows[0] for name, rows in self._host.local.optimizer.init(probe).items()}
+        return {name: rows[0] for name, rows in cut(self._optimizer, 0, 1).init(probe).items()}
 
     @torch.no_grad()
     def gradient(self, at: Tensor, step: int | None = None) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from raysim.core.batches import Batch, Batches
+from raysim.core.columns import Coefficient
 from raysim.core.interfaces import Optimizer, Rows
 from raysim.core.task import Task
 from raysim.core.terms import Term
@@ -28,7 +29,7 @@ def train_compiled(
     state: Rows,
     batches: Batches,
     optimizer: Optimizer,
-    lr: float,
+    lr: Coefficient,
     term: Term | None = None,
     perturbed: Callable[[Tensor, Batch], Batch] | None = None,
 ) -> Tensor:
@@ -38,7 +39,7 @@ def train_compiled(
         return total_C
     chunk = 1 if perturbed else max(n for n in range(1, UNROLL + 1) if steps % n == 0)
     change = perturbed or (lambda x_CP, batch: batch)
-    rate = torch.full((1, 1), lr, device=x_CP.device)
+    rate = _column(lr, x_CP)
     key = (optimizer, chunk)
     if key not in cache:
         cache[key] = torch.compile(functools.partial(_steps, task, optimizer), dynamic=False)
@@ -60,8 +61,8 @@ def train_compiled(
     return total_C
 
 
-def _column(scale: float | Tensor, x_CP: Tensor) -> Tensor:
-    return scale if isinstance(scale, Tensor) else torch.full((1, 1), scale, device=x_CP.device)
+def _column(a: Coefficient, x_CP: Tensor) -> Tensor:
+    return a if isinstance(a, Tensor) else torch.full((1, 1), a, device=x_CP.device)
 
 
 def _rows(linear: Tensor | None, x_CP: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from raysim.core.columns import Coefficient
 from raysim.core.plugin import Plugin, Rate
 
 if TYPE_CHECKING:
@@ -111,7 +112,8 @@ class Optimizer(Plugin):
 
     ``init`` makes the state, ``update`` writes one step into ``x_CP`` and the state **in place** (they are buffers of
     the engine, reused over rounds). Written on the last axis, so that one row, a thousand rows or a server's single
-    row are the same code.
+    row are the same code. Any field that is a number may hold a column [C, 1] in its place, a number for every row, as
+    where experiments train as one stack: ``core/columns.py`` has arithmetic for either.
     """
 
     searches: ClassVar[bool] = False
@@ -127,11 +129,11 @@ class Optimizer(Plugin):
         """State before the first step, one row per row of ``x_CP`` (any width)."""
         return {}
 
-    def update(self, x_CP: Tensor, grad_CP: Tensor, state: Rows, lr: float | Tensor) -> None:
+    def update(self, x_CP: Tensor, grad_CP: Tensor, state: Rows, lr: Coefficient) -> None:
         """One step along ``grad_CP`` (which may be overwritten) with step size ``lr`` (a number or a column [C, 1])."""
         raise NotImplementedError
 
-    def step(self, objective: Any, x_CP: Tensor, state: Rows, lr: float | Tensor) -> Tensor:
+    def step(self, objective: Any, x_CP: Tensor, state: Rows, lr: Coefficient) -> Tensor:
         """One step on ``objective``; returns loss_C before the step.
 
         The objective offers ``value_and_grad(x_CP) -> loss_C, grad_CP`` and ``value(x_CP) -> loss_C``, always on the
@@ -141,7 +143,9 @@ class Optimizer(Plugin):
         self.update(x_CP, grad_CP, state, lr)
         return loss_C
 
-    def accumulates(self, x_CP: Tensor, state: Rows, lr: float) -> tuple[Tensor, float, float] | None:
+    def accumulates(
+        self, x_CP: Tensor, state: Rows, lr: Coefficient
+    ) -> tuple[Tensor, Coefficient, Coefficient] | None:
         """(target, beta, alpha) if a step begins with target <- beta target + alpha gradient; None if it does not.
 
         A network whose backward pass can write there directly (form ``inplace``) then calls ``settle`` in place of
@@ -149,7 +153,7 @@ class Optimizer(Plugin):
         """
         return None
 
-    def settle(self, x_CP: Tensor, state: Rows, lr: float) -> None:
+    def settle(self, x_CP: Tensor, state: Rows, lr: Coefficient) -> None:
         """What remains of a step after the gradient was accumulated into its target."""
 
 

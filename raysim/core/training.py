@@ -18,7 +18,9 @@ from torch import Tensor
 
 from raysim.core import streams
 from raysim.core.batches import Batch, Batches
+from raysim.core.columns import Coefficient, add, is_one, is_zero
 from raysim.core.interfaces import Objective, Optimizer, Rows
+from raysim.core.population import cut
 from raysim.core.task import Task
 from raysim.core.terms import Pull, Term
 
@@ -76,10 +78,14 @@ class Trainer:
         task: network and loss.
         form: one of FORMS.
         objective: what changes the inputs of every batch, or None.
+        folds: whether the in-place form folds a term's strength into its factor of the parameters even where every
+            row has a strength of its own.
     """
 
-    def __init__(self, task: Task, form: str, objective: Objective | None = None) -> None:
-        self.task, self.form, self.objective = task, form, objective
+    def __init__(
+        self, task: Task, form: str, objective: Objective | None = None, folds: bool = False
+    ) -> None:
+        self.task, self.form, self.objective, self.folds = task, form, objective, folds
         self._grad = torch.empty(0)
         self._compiled: dict[tuple, Callable] = {}
 
@@ -130,7 +136,7 @@ class Trainer:
         state: Rows,
         batches: Batches,
         optimizer: Optimizer,
-        lr: float,
+        lr: Coefficient,
         start_P: Tensor | None = None,
         term: Term | None = None,
         pull: Pull | None = None,
@@ -142,7 +148,7 @@ class Trainer:
             state: optimiser state, overwritten likewise.
             batches: their batches.
             optimizer: the local optimiser.
-            lr: its step size in this round.
+            lr: its step size in this round, a number or a column [C, 1] (as may be the optimiser's other numbers).
             start_P: what every row of ``x_CP`` is, where they are all the same.
             term: what is added to every client's loss.
             pull: where every step is followed by a move.
@@ -150,7 +156,7 @@ class Trainer:
         Returns:
             Each client's mean loss over its steps, [C], without the term.
         """
-        folds = term is None or not isinstance(term.scale, Tensor)
+        folds = term is None or self.folds or not isinstance(term.scale, Tensor)
         if self.form == "inplace" and folds and optimizer.accumulates(x_CP, state, lr) is not None:
             total_C = self._train_inplace(x_CP, state, batches, optimizer, lr, start_P, term, pull)
         elif self.form == "compiled" and pull is None and not optimizer.searches:
@@ -161,9 +167,11 @@ class Trainer:
 
     @torch.no_grad()
     def change(
-        self, x_CP: Tensor, start_P: Tensor, batches: Batches, optimizer: Optimizer, lr: float
+        self, x_CP: Tensor, start: Tensor, batches: Batches, optimizer: Optimizer, lr: Coefficient
     ) -> Tensor | None:
         """All local steps from one start; ``x_CP`` becomes what they changed, not where they ended.
+
+        The start is [P], or [T, P] for rows that begin with each of T experiments in turn and see the same examples.
 
         A first step that is nothing but -lr times the gradient is written as such: a client with a single step never
         has a row of parameters at all, which saves three of five passes over memory.
@@ -173,20 +181,22 @@ class Trainer:
             step is not of that kind, or an objective has to look at the parameters.
         """
         chain = self.task.chain
-        if self.form != "inplace" or chain is None or self.objective or optimizer.init(x_CP[:1]):
+        if self.form != "inplace" or chain is None or self.objective or cut(optimizer, 0, 1).init(x_CP[:1]):
             return None
         plan = optimizer.accumulates(x_CP, {}, lr)
-        if plan is None or plan[0] is not x_CP or plan[1] != 1 or int(batches.steps_C[-1]) == 0:
+        if plan is None or plan[0] is not x_CP or not is_one(plan[1]) or int(batches.steps_C[-1]) == 0:
             return None
-        at = chain.views(start_P.expand(len(x_CP), -1))
+        one = start.dim() == 1
+        at = chain.views(start.expand(len(x_CP), -1)) if one else chain.cycled(start, len(x_CP))
         total_C = chain.accumulate(at, chain.views(x_CP), 0, plan[2], batches.at(0))
         if batches.steps > 1:
-            more = x_CP[: batches.active(1)].add_(start_P)
+            more = x_CP[: batches.active(1)]
+            more = (more if one else more.view(-1, *start.shape)).add_(start)
             for C, steps in batches.segments(1):
-                weights = chain.views(x_CP[:C])
+                weights, alpha = chain.views(x_CP[:C]), cut(plan[2], 0, C)
                 for step in steps:
-                    total_C[:C] += chain.accumulate(weights, weights, 1, plan[2], batches.at(step))
-            more.sub_(start_P)
+                    total_C[:C] += chain.accumulate(weights, weights, 1, alpha, batches.at(step))
+            more.sub_(start)
             total_C /= torch.from_numpy(batches.steps_C).to(total_C)
         return total_C
 
@@ -196,7 +206,7 @@ class Trainer:
         state: Rows,
         batches: Batches,
         optimizer: Optimizer,
-        lr: float,
+        lr: Coefficient,
         term: Term | None,
         pull: Pull | None,
     ) -> Tensor:
@@ -205,7 +215,8 @@ class Trainer:
             C = batches.active(step)
             batch = self.perturbed(x_CP[:C], batches.at(step))
             objective = BatchObjective(self.gradient, self.value, batch, term and term.rows(0, C))
-            loss_C = optimizer.step(objective, x_CP[:C], {n: r[:C] for n, r in state.items()}, lr)
+            stepping, rate = cut(optimizer, 0, C), cut(lr, 0, C)
+            loss_C = stepping.step(objective, x_CP[:C], {n: r[:C] for n, r in state.items()}, rate)
             total_C[:C] += loss_C if objective.loss_C is None else objective.loss_C
             if pull is not None:
                 pull.rows(0, C).apply(x_CP[:C])
@@ -217,7 +228,7 @@ class Trainer:
         state: Rows,
         batches: Batches,
         optimizer: Optimizer,
-        lr: float,
+        lr: Coefficient,
         start_P: Tensor | None,
         term: Term | None,
         pull: Pull | None,
@@ -226,13 +237,13 @@ class Trainer:
         assert chain is not None
         for C, steps in batches.segments():
             x, rows = x_CP[:C], {n: r[:C] for n, r in state.items()}
-            plan = optimizer.accumulates(x, rows, lr)
+            stepping, rate = cut(optimizer, 0, C), cut(lr, 0, C)
+            plan = stepping.accumulates(x, rows, rate)
             assert plan is not None
             target, beta, alpha = plan
             more = term and term.rows(0, C)
             if more is not None and target is x:  # x <- beta x - lr (grad + s x + b)
-                assert not isinstance(more.scale, Tensor)
-                beta += alpha * more.scale
+                beta = beta + alpha * more.scale
             weights, targets = chain.views(x), chain.views(target)
             for step in steps:
                 at = chain.views(start_P.expand(C, -1)) if step == 0 and start_P is not None else weights
@@ -240,7 +251,7 @@ class Trainer:
                 total_C[:C] += chain.accumulate(at, targets, beta, alpha, batch)
                 if more is not None:
                     _add_term(more, x, target, alpha)
-                optimizer.settle(x, rows, lr)
+                stepping.settle(x, rows, rate)
                 if pull is not None:
                     pull.rows(0, C).apply(x)
         return total_C
@@ -251,7 +262,7 @@ class Trainer:
         state: Rows,
         batches: Batches,
         optimizer: Optimizer,
-        lr: float,
+        lr: Coefficient,
         term: Term | None,
     ) -> Tensor:
         from raysim.core.compiled import train_compiled
@@ -260,9 +271,9 @@ class Trainer:
         return train_compiled(self.task, self._compiled, x_CP, state, batches, optimizer, lr, term, perturbed)
 
 
-def _add_term(term: Term, x_CP: Tensor, target_CP: Tensor, alpha: float) -> None:
+def _add_term(term: Term, x_CP: Tensor, target_CP: Tensor, alpha: Coefficient) -> None:
     """Target += alpha times the term's gradient; where the target is x itself, s was folded into its factor."""
-    if target_CP is not x_CP and term.scale:
-        target_CP.add_(x_CP, alpha=alpha * term.scale)  # pyright: ignore[reportOperatorIssue, reportArgumentType]
+    if target_CP is not x_CP and not is_zero(term.scale):
+        add(target_CP, x_CP, alpha * term.scale)
     if term.linear is not None:
-        target_CP.add_(term.linear, alpha=alpha)
+        add(target_CP, term.linear, alpha)

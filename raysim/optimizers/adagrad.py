@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from raysim.core.columns import subtract_quotient
 from raysim.core.interfaces import Optimizer, Rows
 from raysim.core.plugin import NonNegative, Positive, Rate
-from raysim.optimizers.columns import subtract_quotient
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from raysim.core.columns import Coefficient, add, is_zero, one_minus_power, root_into, subtract_quotient
 from raysim.core.interfaces import Optimizer, Rows
 from raysim.core.plugin import BelowOne, NonNegative, Positive, Rate
-from raysim.optimizers.columns import Coefficient, add, is_zero, one_minus_power, root_into, subtract_quotient
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from raysim.core.columns import add, some
 from raysim.core.interfaces import Optimizer, Rows
 from raysim.core.plugin import ConfigError, Count, Positive, Rate
-from raysim.optimizers.columns import add
 
 SMALL = 1e-8  # gradients below this norm are left alone, as in the authors' code
 LAST = 1e-6  # the step where no trial was accepted, as in the authors' code
@@ -93,7 +93,7 @@ class Armijo(Optimizer):
             state["evaluations"][left_A] += 1
             worse_A = _worse(objective, x_CP, grad_CP, loss_C, step_C1, promised_C1, left_A)
             left_A = left_A[worse_A]
-            step_C1[left_A] *= self.backtrack
+            step_C1[left_A] *= some(self.backtrack, left_A)
         state["step"].copy_(step_C1)
         step_C1[left_A] = step_C1[left_A].clamp(max=LAST)
         add(x_CP, grad_CP, torch.where(moves_C1, -self.scale * step_C1, 0))

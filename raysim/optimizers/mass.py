@@ -10,9 +10,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from raysim.core.columns import Coefficient, add, is_zero
 from raysim.core.interfaces import Optimizer, Rows
 from raysim.core.plugin import BelowOne, ConfigError, NonNegative, Rate
-from raysim.optimizers.columns import Coefficient, add, is_zero
 
 TINY = torch.finfo(torch.float32).tiny
 

@@ -9,10 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from raysim.core.columns import add
 from raysim.core.interfaces import Optimizer, Rows
 from raysim.core.plugin import Positive, Rate
 from raysim.optimizers.armijo import SMALL, no_loss
-from raysim.optimizers.columns import add
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ class PolyakStep(Optimizer):
         """One step, every row its own size."""
         loss_C, grad_CP = objective.value_and_grad(x_CP)
         square_C1, last_C1 = grad_CP.square().sum(1, keepdim=True), state["step"]
-        above_C1 = (loss_C - self.minimum).unsqueeze(1)
+        above_C1 = loss_C.unsqueeze(1) - self.minimum
         moves_C1 = (square_C1 >= SMALL**2) & (above_C1 > 0)
         step_C1 = above_C1 / (self.c * square_C1)
         later_C1 = (last_C1 > 0) & (self.growth is not None)
-        cap_C1 = torch.where(later_C1, (self.growth or 1) * last_C1, lr)
+        cap_C1 = torch.where(later_C1, (1.0 if self.growth is None else self.growth) * last_C1, lr)
         step_C1 = torch.minimum(step_C1, cap_C1)
         last_C1.copy_(torch.where(moves_C1, step_C1, last_C1))
         add(x_CP, grad_CP, torch.where(moves_C1, -step_C1, 0))

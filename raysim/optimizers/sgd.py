@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from raysim.core.columns import Coefficient, add, decay_and_add, is_zero
 from raysim.core.interfaces import Optimizer, Rows
 from raysim.core.plugin import BelowOne, ConfigError, NonNegative, Rate
-from raysim.optimizers.columns import add, decay_and_add, is_zero
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class SGD(Optimizer):
         """A velocity of zero, where there is momentum."""
         return {} if is_zero(self.momentum) else {"velocity": torch.zeros_like(x_CP)}
 
-    def update(self, x_CP: Tensor, grad_CP: Tensor, state: Rows, lr: float | Tensor) -> None:
+    def update(self, x_CP: Tensor, grad_CP: Tensor, state: Rows, lr: Coefficient) -> None:
         """One step; a single pass over memory without momentum and weight decay."""
         if not is_zero(self.weight_decay):
             add(grad_CP, x_CP, self.weight_decay)
@@ -63,17 +63,23 @@ class SGD(Optimizer):
         else:
             add(x_CP, state["velocity"], -lr)
 
-    def accumulates(self, x_CP: Tensor, state: Rows, lr: float) -> tuple[Tensor, float, float] | None:
-        """The parameters where there is no momentum, else the velocity if only the gradient enters it."""
+    def accumulates(
+        self, x_CP: Tensor, state: Rows, lr: Coefficient
+    ) -> tuple[Tensor, Coefficient, Coefficient] | None:
+        """The parameters where there is no momentum, else the velocity if only the gradient enters it.
+
+        With columns of numbers (see ``core/population.py``) only the parameters.
+        """
+        if "velocity" not in state:
+            decay = not is_zero(self.weight_decay)
+            return x_CP, 1 - lr * self.weight_decay if decay else 1.0, -lr
         if any(isinstance(a, Tensor) for a in (lr, self.momentum, self.weight_decay)):
             return None
-        if "velocity" not in state:
-            return x_CP, 1 - lr * self.weight_decay, -lr
         if self.nesterov or self.weight_decay > 0:
             return None
         return state["velocity"], self.momentum, 1.0
 
-    def settle(self, x_CP: Tensor, state: Rows, lr: float) -> None:
+    def settle(self, x_CP: Tensor, state: Rows, lr: Coefficient) -> None:
         """Move along the velocity, where there is one."""
         if "velocity" in state:
-            x_CP.add_(state["velocity"], alpha=-lr)
+            add(x_CP, state["velocity"], -lr)

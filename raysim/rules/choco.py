@@ -11,6 +11,7 @@ from pydantic import Field
 
 from raysim.core.clients import Clients
 from raysim.core.cohort import Cohort
+from raysim.core.columns import add
 from raysim.core.interfaces import Rule, Topology
 from raysim.core.local import Local
 from raysim.core.plugin import ConfigError
@@ -78,7 +79,7 @@ def correct(cohort: Cohort, compressor: Compressor | None, consensus: float) -> 
     x_CP, estimate_CP = own(cohort), kept(cohort, "estimate")
     message_CP = kept(cohort, "message")
     torch.sub(kept(cohort, "mixed"), estimate_CP, out=message_CP)
-    x_CP.add_(message_CP, alpha=consensus)
+    add(x_CP, message_CP, consensus)
     torch.sub(x_CP, estimate_CP, out=message_CP)
     if compressor is not None:
         sent_CP, bits = compressor.apply(message_CP.clone(), Sender.of(cohort, "compressor"))

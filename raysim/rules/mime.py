@@ -10,6 +10,7 @@ from torch import Tensor
 
 from raysim.core.clients import Clients
 from raysim.core.cohort import Cohort
+from raysim.core.columns import is_zero
 from raysim.core.interfaces import Rule
 from raysim.core.local import Local
 from raysim.core.plugin import BelowOne, ConfigError, Rate, at_round
@@ -80,4 +81,4 @@ def mimic(cohort: Cohort, x_P: Tensor, m_P: Tensor, beta: float) -> tuple[Tensor
 
 def _term(m_P: Tensor, beta: float) -> Term | None:
     """(1-β) g + β m = (1-β) (g + β/(1-β) m): a constant beside the gradient, and a shorter step."""
-    return correction(m_P * (beta / (1 - beta))) if beta else None
+    return correction(m_P * (beta / (1 - beta))) if not is_zero(beta) else None

@@ -6,6 +6,9 @@ import logging
 import math
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -78,12 +81,53 @@ def bundles(placement: Placement) -> list[dict[str, float]]:
     return [{"GPU": 1.0, "CPU": placement.cpus_per_actor * share}] * gpus
 
 
-def reserve(placement: Placement) -> PlacementGroup:
-    """A placement group for the actors.
+@dataclass(frozen=True)
+class Reserved:
+    """Bundles for an experiment's client actors.
+
+    Args:
+        group: the placement group.
+        first: number of the first bundle that is meant for them.
+        own: whether the group was made for them, and goes when they go.
+    """
+
+    group: PlacementGroup
+    first: int = 0
+    own: bool = True
+
+    def release(self) -> None:
+        """Give the resources back."""
+        if self.own:
+            ray.util.remove_placement_group(self.group)
+
+
+_lent: list[Reserved] = []
+
+
+@contextmanager
+def lent(first: int) -> Iterator[None]:
+    """Inside, client actors go into the placement group that this process is in itself, from that bundle on.
+
+    Args:
+        first: number of the first bundle.
+    """
+    group = ray.util.get_current_placement_group()
+    assert group is not None, "this process is in no placement group"
+    _lent.append(Reserved(group, first, own=False))
+    try:
+        yield
+    finally:
+        _lent.pop()
+
+
+def reserve(placement: Placement) -> Reserved:
+    """A placement group for the actors, or the one that is lent to them.
 
     Raises:
         ConfigError: the cluster has not got what they need, with the numbers.
     """
+    if _lent:
+        return _lent[-1]
     wanted = bundles(placement)
     have = ray.cluster_resources()
     for kind in ("GPU", "CPU"):
@@ -98,7 +142,7 @@ def reserve(placement: Placement) -> PlacementGroup:
             f"{placement.actors} client actors need {wanted}, which the cluster has but nobody gave back within 60 s "
             f"(free: {free.get('CPU', 0):g} CPUs, {free.get('GPU', 0):g} GPUs). Wait for other work to end."
         )
-    return group
+    return Reserved(group)
 
 
 def _too_few(placement: Placement, kind: str, need: float, have: float) -> str:
@@ -113,14 +157,16 @@ def _too_few(placement: Placement, kind: str, need: float, have: float) -> str:
     )
 
 
-def options(placement: Placement, group: PlacementGroup, i: int) -> dict[str, Any]:
+def options(placement: Placement, reserved: Reserved, i: int) -> dict[str, Any]:
     """Ray options of client actor ``i``."""
-    bundle = i if placement.gpus_per_actor == 0 else i // per_gpu(placement)
+    bundle = reserved.first + (i if placement.gpus_per_actor == 0 else i // per_gpu(placement))
     threads = str(placement.threads)
     return {
         "num_cpus": placement.cpus_per_actor,
         "num_gpus": placement.gpus_per_actor,
         "max_restarts": 0,  # a new actor would miss the form and the rows: the fleet starts its own
-        "scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle),
+        "scheduling_strategy": PlacementGroupSchedulingStrategy(
+            reserved.group, placement_group_bundle_index=bundle
+        ),
         "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
     }

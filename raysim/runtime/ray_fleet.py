@@ -67,7 +67,7 @@ class RayFleet:
                 ),
             )
         )
-        self.group = placing.reserve(placement)
+        self.reserved = placing.reserve(placement)
         self.post = Post(placement.actors)
         try:
             self.actors = [self._start(i) for i in range(placement.actors)]
@@ -77,7 +77,7 @@ class RayFleet:
             raise
 
     def _start(self, i: int) -> Any:
-        options = placing.options(self.placement, self.group, i)
+        options = placing.options(self.placement, self.reserved, i)
         actor = ray.remote(**options)(ClientActor)
         return actor.remote(self._light, self.placement.threads, self.placement.gpus_per_actor, *self._arrays)
 
@@ -265,8 +265,7 @@ class RayFleet:
         """End the actors and give their resources back."""
         for actor in getattr(self, "actors", []):
             ray.kill(actor)
-        if self.group is not None:
-            try:
-                ray.util.remove_placement_group(self.group)
-            except RayError:
-                time.sleep(0)  # the cluster is gone, and the group with it
+        try:
+            self.reserved.release()
+        except RayError:
+            time.sleep(0)  # the cluster is gone, and the group with it

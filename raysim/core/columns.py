@@ -21,8 +21,18 @@ def is_zero(a: Coefficient) -> bool:
     return not isinstance(a, Tensor) and a == 0
 
 
+def is_one(a: Coefficient) -> bool:
+    """Whether a factor can be left out."""
+    return not isinstance(a, Tensor) and a == 1
+
+
+def some(a: Coefficient, index_A: Tensor) -> Coefficient:
+    """The coefficients of some rows."""
+    return a[index_A] if isinstance(a, Tensor) and a.dim() == 2 else a
+
+
 def add(x_CP: Tensor, y_CP: Tensor, a: Coefficient) -> None:
-    """Add: x <- x + a y."""
+    """Add: x <- x + a y; y may be one row [P] for all."""
     if isinstance(a, Tensor):
         x_CP.addcmul_(y_CP, a)
     else:
