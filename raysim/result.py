@@ -25,7 +25,7 @@ class Result:
         status: "finished", "diverged" or "stopped".
         rows: metrics, one dictionary per evaluated round.
         x_P: final parameters, [P].
-        folder: the run's folder, None if it wrote nothing.
+        folder: the run's folder, a path or a URL as text; None if it wrote nothing.
         seconds: spent in rounds.
     """
 
@@ -35,7 +35,7 @@ class Result:
         status: str,
         rows: list[dict[str, Any]],
         x_P: Tensor,
-        folder: Path | None = None,
+        folder: Path | str | None = None,
         seconds: float = 0.0,
     ) -> None:
         self.simulation, self.status, self.x_P, self.folder, self.seconds = (
@@ -73,26 +73,27 @@ class Result:
     @property
     def label(self) -> str:
         """Name of the run in figures and tables."""
-        return (
-            self.folder.name if self.folder else self.simulation.name or type(self.simulation.rule).__name__
-        )
+        name = self.folder.name if isinstance(self.folder, Path) else (self.folder or "").rpartition("/")[2]
+        return name or self.simulation.name or type(self.simulation.rule).__name__
 
-    def save_figures(self) -> list[Path]:
+    def save_figures(self) -> list[Path | str]:
         """Write the learning curves into the run's folder; returns the files."""
         from raysim.report.plots import overview
+        from raysim.runtime import folder as folders
 
         if self.folder is None:
             raise ConfigError(
                 "This run has no folder for figures. Give run() one, or save plot()'s figure yourself."
             )
-        file = self.folder / "figures" / "learning_curve.png"
-        file.parent.mkdir(exist_ok=True)
-        overview({self.label: self.metrics}).savefig(file, dpi=150)
-        return [file]
+        figure = overview({self.label: self.metrics})
+        return [folders.save_figure(self.folder, "learning_curve.png", figure)]
 
     @classmethod
     def read(cls, folder: str | Path) -> Result:
         """The result of a run from its folder, finished or not.
+
+        Args:
+            folder: a path or a URL.
 
         Raises:
             ConfigError: no run there, or no checkpoint yet.
@@ -100,13 +101,14 @@ class Result:
         from raysim.runtime import checkpoint, folder as folders
         from raysim.simulation import Simulation
 
-        path = Path(folder)
-        status = folders.read_status(path)
-        last = checkpoint.latest(path)
-        if last is None:
-            raise ConfigError(
-                f"The run in {path} has written no checkpoint yet (status: {status['status']})."
-            )
-        simulation = Simulation.from_yaml((path / "experiment.yaml").read_text())
-        rows = folders.read_metrics(path)
-        return cls(simulation, status["status"], rows, last.server().x_P, path, status["seconds"])
+        place = folders.located(folder)
+        status = folders.read_status(place)
+        with folders.at_hand(place) as path:
+            last = checkpoint.latest(path)
+            if last is None:
+                raise ConfigError(
+                    f"The run in {place} has written no checkpoint yet (status: {status['status']})."
+                )
+            simulation = Simulation.from_yaml(folders.read_experiment(path))
+            rows, x_P = folders.read_metrics(path), last.server().x_P
+        return cls(simulation, status["status"], rows, x_P, place, status["seconds"])

@@ -164,7 +164,8 @@ class Simulation(Plugin):
         """Run the experiment.
 
         Args:
-            folder: what to write it into; "auto" makes ``runs/<name>-<n>``, None writes nothing.
+            folder: what to write it into, a path or a URL such as "s3://bucket/runs/x"; "auto" makes
+                ``runs/<name>-<n>``, None writes nothing.
             progress: show a progress bar and a closing table.
 
         Returns:

@@ -199,7 +199,7 @@ def test_doctor_exits_1_on_a_problem(tiny, capsys, monkeypatch):
 
     for level, code in (("warning", 0), ("problem", 1)):
         finding = doctor.Finding(level, "ray", "is away", "Call it back.")
-        monkeypatch.setattr(doctor, "examine", lambda address, finding=finding: [finding])
+        monkeypatch.setattr(doctor, "examine", lambda *_, finding=finding: [finding])
         assert call("doctor") == code
         assert "Call it back." in capsys.readouterr().out
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from raysim import doctor
+from raysim.doctor import machine
 
 Usage = namedtuple("Usage", "total used free")
 
 
 def test_this_machine_can_run_raysim():
-    findings = [doctor.asked(check) for check in doctor.CHECKS]
+    findings = [doctor.asked(check) for check in machine.CHECKS]
     assert [f.name for f in findings if f.level == "problem"] == []
     assert all(f.what for f in findings)
     assert all(f.advice for f in findings if f.level != "ok")
@@ -21,13 +22,13 @@ def test_this_machine_can_run_raysim():
 
 def test_another_python_is_a_problem(monkeypatch):
     monkeypatch.setattr(sys, "version_info", (3, 9, 1, "final", 0))
-    assert doctor.python().level == "problem"
+    assert machine.python().level == "problem"
 
 
 def test_more_threads_than_cores(monkeypatch):
     monkeypatch.setattr("torch.get_num_threads", lambda: 64)
-    monkeypatch.setattr(doctor, "_cores", lambda: 2)
-    finding = doctor.threads()
+    monkeypatch.setattr(machine, "_cores", lambda: 2)
+    finding = machine.threads()
     assert finding.level == "warning"
     assert "at most 2" in finding.advice
 
@@ -36,21 +37,21 @@ def test_a_driver_without_cuda_build(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.version.cuda", None)
     monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/nvidia-smi")
-    finding = doctor.gpus()
+    finding = machine.gpus()
     assert finding.level == "warning"
     assert "CUDA build" in finding.advice
 
 
 def test_a_small_shared_memory_and_a_full_disk(monkeypatch):
-    monkeypatch.setattr(doctor, "_SHM", Path())
+    monkeypatch.setattr(machine, "_SHM", Path())
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(64e6, 0, 64e6))
-    assert "--shm-size" in doctor.shared_memory().advice
-    assert doctor.disk().level == "warning"
+    assert "--shm-size" in machine.shared_memory().advice
+    assert machine.disk().level == "warning"
 
 
 def test_no_compiler(monkeypatch):
     monkeypatch.setattr("raysim.core.execution.has_compiler", lambda: False)
-    assert "g++" in doctor.compiler().advice
+    assert "g++" in machine.compiler().advice
 
 
 def test_torchvision_that_does_not_fit(monkeypatch):
@@ -58,7 +59,7 @@ def test_torchvision_that_does_not_fit(monkeypatch):
         raise RuntimeError("operator torchvision::nms does not exist")
 
     monkeypatch.setattr("raysim.core.vision.datasets", fails)
-    assert doctor.torchvision().level == "warning"
+    assert machine.torchvision().level == "warning"
 
 
 def test_a_check_that_fails_is_a_finding():
@@ -79,29 +80,28 @@ def test_a_check_that_fails_is_a_finding():
     ],
 )
 def test_a_ray_that_does_not_start(monkeypatch, probe, said):
-    monkeypatch.setattr(doctor, "_PROBE", probe)
-    monkeypatch.setattr(doctor, "_START", 1 if "sleep" in probe else 30)
-    finding = doctor.ray_runs()
+    monkeypatch.setattr(machine, "_PROBE", probe)
+    monkeypatch.setattr(machine, "_START", 1 if "sleep" in probe else 30)
+    finding = machine.ray_runs()
     assert finding.level == "problem"
     assert said in finding.what
     assert "actors: 0" in finding.advice
 
 
-def test_a_cluster_that_answers(monkeypatch):
-    check = 'import sys; assert sys.argv[1] == "10.0.0.1:6379"; '
-    probe = check + """print('FOUND{"nodes": 2, "CPU": 8.0, "GPU": 1}')"""
-    monkeypatch.setattr(doctor, "_PROBE", probe)
-    finding = doctor.ray_runs("10.0.0.1:6379")
-    assert finding == doctor.Finding("ok", "ray at 10.0.0.1:6379", "yes: 2 nodes, 8 CPUs, 1 GPUs")
-
-
-def test_a_missing_token_is_named(monkeypatch):
-    monkeypatch.setattr(doctor, "_PROBE", "raise SystemExit('AuthenticationError: invalid token')")
-    assert "RAY_AUTH_MODE=token" in doctor.ray_runs("auto").advice
-
-
 @pytest.mark.ray
 def test_ray_starts_here():
-    finding = doctor.ray_runs()
+    finding = machine.ray_runs()
     assert finding.level == "ok"
     assert "1 node, 1 CPU" in finding.what
+
+
+def test_without_an_address_no_cluster_is_asked(monkeypatch):
+    asked = []
+    monkeypatch.setattr(machine, "CHECKS", [])
+    monkeypatch.setattr(
+        machine, "ray_runs", lambda: asked.append("here") or doctor.Finding("ok", "ray", "yes")
+    )
+    monkeypatch.setattr(doctor.cluster, "examine", lambda *given: asked.append(given) or [])
+    assert [f.what for f in doctor.examine()] == ["yes"]
+    assert doctor.examine("10.0.0.1:6379", None, "/runs") == []
+    assert asked == ["here", ("10.0.0.1:6379", None, "/runs")]

@@ -1,4 +1,7 @@
-"""The command line: ``raysim run | resume | plot | compare | sweep | regimes | describe | doctor | bench``.
+"""The command line.
+
+Experiments: ``raysim run | resume | plot | compare``; choosing hyper-parameters: ``sweep | regimes``; what there is:
+``describe | doctor | bench | plan``; jobs on a cluster: ``submit | runs | status | logs | stop | fetch``.
 
 A command is one small function that imports what it needs when it is called, so that ``--help`` stays quick.
 """
@@ -12,8 +15,10 @@ from typing import Any
 import typer
 
 from raysim.cli.common import FAILED, REFUSED
+from raysim.cli.jobs import fetch, logs, runs, status, stop, submit
 from raysim.cli.machine import bench, describe, doctor
 from raysim.cli.pictures import compare, plot
+from raysim.cli.plan import plan
 from raysim.cli.running import resume, run
 from raysim.cli.tuning import regimes, sweep
 
@@ -24,7 +29,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (run, resume, plot, compare, sweep, regimes, describe, doctor, bench):
+COMMANDS = (
+    *(run, resume, plot, compare, sweep, regimes, describe, doctor, bench, plan),
+    *(submit, runs, status, logs, stop, fetch),
+)
+for command in COMMANDS:
     app.command()(command)
 
 

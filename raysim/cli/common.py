@@ -52,19 +52,22 @@ def text(path: Path) -> str:
         raise config_error(f"The experiment {path} cannot be read: {reason}.") from None
 
 
-def tables(folders: list[Path]) -> dict[str, DataFrame]:
-    """Metrics of runs, by folder name (by path where names meet), finished or not."""
+def tables(folders: list[str]) -> dict[str, DataFrame]:
+    """Metrics of runs, by folder name (by path or URL where names meet), finished or not."""
     import pandas as pd
 
     from raysim.runtime.folder import read_metrics, read_status
+    from raysim.runtime.storage import located
 
+    places = [located(folder) for folder in folders]
+    last = lambda place: (place.resolve() if isinstance(place, Path) else Path(place)).name
     tables = {}
-    for path in folders:
-        read_status(path)  # says so if this is no run
-        name = path.resolve().name
-        if sum(other.resolve().name == name for other in folders) > 1:
-            name = str(path)
-        tables[name] = pd.DataFrame(read_metrics(path))
+    for place in places:
+        read_status(place)  # says so if this is no run
+        name = last(place)
+        if sum(last(other) == name for other in places) > 1:
+            name = str(place)
+        tables[name] = pd.DataFrame(read_metrics(place))
     return tables
 
 

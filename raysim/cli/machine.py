@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from raysim.cli.common import config_error, read
+
 
 def describe(
     name: Annotated[
@@ -30,14 +32,29 @@ def describe(
 
 
 def doctor(
-    address: Annotated[str | None, typer.Option(help="Ask this Ray cluster (auto or host:port).")] = None,
+    address: Annotated[str | None, typer.Option(help="Examine this Ray cluster (auto or host:port).")] = None,
+    experiment: Annotated[Path | None, typer.Option(help="Also whether this experiment fits there.")] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="Also whether all its nodes see this path or URL of runs.")
+    ] = None,
 ) -> None:
-    """Check whether this machine is fit, and say what to do."""
+    """Check whether this machine, or a cluster, is fit, and say what to do."""
     from rich.console import Console
 
     from raysim import doctor as surgery
 
-    findings = surgery.examine(address)
+    simulation = None if experiment is None else read(experiment)
+    if address is None and simulation is not None:
+        address = simulation.placement.address
+    if address is None and (experiment or storage):
+        raise config_error(
+            "--experiment and --storage are about a cluster: say which, as --address HOST:PORT."
+        )
+    if storage is not None and "://" not in storage and not Path(storage).is_absolute():
+        raise config_error(
+            f"--storage is {storage!r}, which is another place on every node: give an absolute path."
+        )
+    findings = surgery.examine(address, simulation, storage)
     Console(highlight=False).print(surgery.report(findings))
     if any(f.level == "problem" for f in findings):
         raise typer.Exit(1)

@@ -19,7 +19,7 @@ Metric = Annotated[str, typer.Option(help="Column of the metrics: loss, accuracy
 
 
 def plot(
-    runs: Annotated[list[Path] | None, typer.Argument(help="Folders of runs.")] = None,
+    runs: Annotated[list[str] | None, typer.Argument(help="Folders of runs, paths or URLs.")] = None,
     metric: Metric = "loss",
     against: Annotated[
         str, typer.Option(help="Columns for the horizontal axes: round,bits_up,seconds")
@@ -84,7 +84,7 @@ def compare(
         path = Path(given[0])
         study = Study.from_yaml(text(path), given[1:], path.stem, seeds)
     elif given:
-        _compare_runs([Path(name) for name in given], metric or "loss", against, out)
+        _compare_runs(given, metric or "loss", against, out)
         return
     else:
         raise config_error(
@@ -94,7 +94,7 @@ def compare(
     _compare_variants(study, folder, fresh, panels, out)
 
 
-def _compare_runs(folders: list[Path], metric: str, against: str, out: Path | None) -> None:
+def _compare_runs(folders: list[str], metric: str, against: str, out: Path | None) -> None:
     from rich.console import Console
 
     from raysim.report.plots import curves

@@ -21,7 +21,9 @@ def run(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[PATH=VALUE]...", help="Changes: local.optimizer.lr=0.05")
     ] = None,
-    folder: Annotated[Path | None, typer.Option(help="Where to write; runs/NAME-N if not given.")] = None,
+    folder: Annotated[
+        str | None, typer.Option(help="Where to write, a path or a URL (s3://...); runs/NAME-N if not given.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Run an experiment."""
@@ -30,7 +32,9 @@ def run(
 
 
 def resume(
-    folder: Annotated[Path, typer.Argument(help="Folder of a run that was stopped or died.")],
+    folder: Annotated[
+        str, typer.Argument(help="Folder of a run that was stopped or died, a path or a URL (s3://...).")
+    ],
     quiet: Quiet = False,
 ) -> None:
     """Continue a run from its last checkpoint."""

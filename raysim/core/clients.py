@@ -290,7 +290,7 @@ class Clients:
         """Weighted mean over the cohort of every per-client report, in float64 and in the cohort's order; and notes."""
         weight = self._plan.weight_C / self._plan.weight_C.sum()
         means = {
-            name: float(np.dot(value.astype(np.float64), weight)) for name, value in self.reports.items()
+            name: float((value.astype(np.float64) * weight).sum()) for name, value in self.reports.items()
         }
         return means | self.notes
 

@@ -9,6 +9,9 @@ from pydantic import Field
 
 from raysim.core.plugin import ConfigError, Count, CountOrZero, Plugin, Positive
 
+IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Variable that Ray sets for what a job runs: that belongs on the job's cluster."""
+
 
 @dataclass(frozen=True)
 class Placement(Plugin):
@@ -17,13 +20,15 @@ class Placement(Plugin):
     Paper: none.
 
     Args:
-        actors: Ray client actors; 0 runs in this process, without Ray.
+        actors: Ray client actors; 0 runs in this process, without Ray (with an address, or in a job: in one process
+            on the cluster that reserves `threads` CPUs).
         cpus_per_actor: CPUs that Ray reserves for each actor.
         gpus_per_actor: GPUs for each actor: a fraction that several actors share, or 0; whole numbers stop at 1.
         threads: torch threads per actor or process. More than 1 may change the last bits of sums.
         device: "auto" (CUDA for actors with a GPU, else the CPU), "cpu" or "cuda" (in process only).
         address: Ray cluster to join ("auto" or host:port); None uses the running Ray or starts one on this machine.
         timeout: seconds to wait for one exchange before giving up on the cluster.
+        wait: seconds to wait for CPUs and GPUs that other work on the cluster has, before giving up.
     """
 
     actors: CountOrZero = 0
@@ -33,6 +38,7 @@ class Placement(Plugin):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     address: str | None = None
     timeout: Positive = 3600.0
+    wait: Positive = 60.0
 
     def check(self) -> None:
         """Settings that need actors have some."""

@@ -69,6 +69,8 @@ class Progress:
         elif self.shown and kind == "timed":
             tried = ", ".join(f"{form} {shown('seconds', s)}" for form, s in event["seconds"].items())
             self._print(f"Timed the first block: {tried}. Running as {event['form']}.")
+        elif self.shown and kind == "waiting":
+            self._print(event["text"])
         elif self.shown and kind == "resumed":
             self._resume(event["round"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,8 +71,8 @@ def _closing_rows(result: Result) -> list[tuple[str, str]]:
     rows.append(("time in rounds", duration(result.seconds)))
     if result.folder is not None:
         rows.append(("folder", str(result.folder)))
-        figure = result.folder / "figures" / "learning_curve.png"
-        rows += [("figure", str(figure))] if figure.exists() else []
+        figure = f"{result.folder}/figures/learning_curve.png"
+        rows += [("figure", figure)] if "://" in figure or Path(figure).exists() else []
     return rows
 
 

@@ -1,6 +1,6 @@
 """Checkpoints: safetensors and a JSON manifest, written aside and renamed, so that one is whole or not there at all.
 
-checkpoints/000050/manifest.json         round, counters, form, files
+checkpoints/000050/manifest.json         round, counters, form, files and their bytes
                    server.safetensors    model and the rule's state
                    rows-0.safetensors    what clients keep, one file per host, with their ids
 """
@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, load_file, save as packed, save_file
 from safetensors.torch import load_file as load_tensors, save_file as save_tensors
 
 from raysim.core.rows import RowStore
@@ -58,7 +58,13 @@ class Checkpoint:
         return [self.folder / f"rows-{i}.safetensors" for i in range(self.manifest["row_files"])]
 
 
-def save(root: Path, server: Server, save_rows: Callable[[Path], int], facts: dict[str, Any]) -> Checkpoint:
+def save(
+    root: Path,
+    server: Server,
+    save_rows: Callable[[Path], int],
+    facts: dict[str, Any],
+    place: Path | str | None = None,
+) -> Checkpoint:
     """Write a checkpoint under ``root/checkpoints`` and drop the oldest.
 
     Args:
@@ -66,6 +72,7 @@ def save(root: Path, server: Server, save_rows: Callable[[Path], int], facts: di
         server: model and rule state.
         save_rows: writes the clients' rows into a folder and returns the number of files.
         facts: whatever else the manifest is to hold.
+        place: the run's folder as the user knows it, where it is another.
 
     Raises:
         CheckpointError: the disk refused; checkpoints written before are untouched.
@@ -80,6 +87,7 @@ def save(root: Path, server: Server, save_rows: Callable[[Path], int], facts: di
             {n: t.detach().contiguous().clone() for n, t in tensors.items()}, aside / "server.safetensors"
         )
         manifest = {"round": server.round, "row_files": save_rows(aside), **facts}
+        manifest["files"] = {file.name: file.stat().st_size for file in sorted(aside.iterdir())}
         write(aside / "manifest.json", json.dumps(manifest, indent=1))
         for file in aside.iterdir():
             _to_disk(file)
@@ -96,7 +104,7 @@ def save(root: Path, server: Server, save_rows: Callable[[Path], int], facts: di
         )
         raise CheckpointError(
             f"The checkpoint of round {server.round} could not be written to {final}: {error}. {left}. Make room "
-            f"(this one needs about {_megabytes(server)} MB and the clients' rows), then: raysim resume {root}"
+            f"(this one needs about {_megabytes(server)} MB and the clients' rows), then: raysim resume {place or root}"
         ) from None
     for old in sorted((root / "checkpoints").glob("[0-9]*[0-9]"))[:-KEEP]:
         shutil.rmtree(old, ignore_errors=True)
@@ -132,26 +140,36 @@ def latest(root: Path) -> Checkpoint | None:
     return None
 
 
+def rows_packed(store: RowStore) -> bytes:
+    """All rows of a host as the bytes of a file; none if it keeps none."""
+    return packed(_rows(store)) if store.tensors else b""
+
+
 def save_rows(store: RowStore, file: Path) -> int:
     """All rows of a host into one file; 0 if it keeps none."""
     if not store.tensors:
         return 0
-    ids = np.array(sorted(store.slot), np.int64)
-    tensors = {f"row.{n}": v for n, v in store.peek(ids).items()}
-    fills = {f"fill.{n}": v.cpu().numpy() for n, v in store.fills.items()}
-    save_file({"ids": ids, **tensors, **fills}, file)
+    save_file(_rows(store), file)
     return 1
 
 
-def load_rows(store: RowStore, files: list[Path]) -> np.ndarray:
-    """Replace a host's rows by those of checkpoint files; returns their clients."""
+def _rows(store: RowStore) -> dict[str, np.ndarray]:
+    ids = np.array(sorted(store.slot), np.int64)
+    tensors = {f"row.{n}": v for n, v in store.peek(ids).items()}
+    fills = {f"fill.{n}": v.cpu().numpy() for n, v in store.fills.items()}
+    return {"ids": ids, **tensors, **fills}
+
+
+def load_rows(store: RowStore, files: Sequence[Path | bytes]) -> np.ndarray:
+    """Replace a host's rows by those of checkpoint files, or their bytes; returns their clients."""
     store.slot, store.tensors, store.fills = {}, {}, {}
     seen = [np.empty(0, np.int64)]
     for file in files:
         try:
-            tensors = load_file(file)
+            tensors = load(file) if isinstance(file, bytes) else load_file(file)
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"The clients' rows in {file} cannot be read: {error}.") from None
+            name = "another node's checkpoint" if isinstance(file, bytes) else file
+            raise CheckpointError(f"The clients' rows in {name} cannot be read: {error}.") from None
         cut = lambda prefix: {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}  # noqa: B023
         store.take(tensors["ids"], cut("row."), cut("fill."))
         seen.append(tensors["ids"])

@@ -17,7 +17,7 @@ from raysim.core.cohorts import Plan
 from raysim.core.host import Host, Partial, Setup
 from raysim.core.interfaces import as_tensor
 from raysim.core.mixing import Mixing
-from raysim.runtime import checkpoint, mailbox
+from raysim.runtime import checkpoint, mailbox, telemetry
 from raysim.runtime.mailbox import Address, Mailbox, Slip
 from raysim.runtime.post import Beside
 
@@ -48,6 +48,14 @@ class ClientActor:
     def pid(self) -> int:
         """Process id, and a sign of life."""
         return os.getpid()
+
+    def node(self) -> str:
+        """Id of the node that this process is on."""
+        return ray.get_runtime_context().get_node_id()
+
+    def resident(self) -> int:
+        """Bytes of memory that this process holds."""
+        return telemetry.resident()
 
     def join(self, address: Address) -> bool:
         """Open the mailbox that the coordinator made for this actor, if it is on this machine."""
@@ -126,9 +134,13 @@ class ClientActor:
         """Write this host's rows; returns the number of files."""
         return checkpoint.save_rows(self.host.rows, file)
 
-    def load_rows(self, files: list[Path]) -> np.ndarray:
-        """Replace this host's rows by those of files; returns their clients."""
-        return checkpoint.load_rows(self.host.rows, files)
+    def rows_packed(self) -> np.ndarray:
+        """This host's rows as the bytes of a file, for a coordinator on another node."""
+        return np.frombuffer(checkpoint.rows_packed(self.host.rows), np.uint8)
+
+    def load_rows(self, files: list[Path], *contents: np.ndarray) -> np.ndarray:
+        """Replace this host's rows by those of files, or of what is in them; returns their clients."""
+        return checkpoint.load_rows(self.host.rows, [*files, *(c.tobytes() for c in contents)])
 
 
 def touch(array: np.ndarray) -> None:

@@ -9,8 +9,6 @@ import dataclasses
 import math
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +25,8 @@ from raysim.runtime import checkpoint
 from raysim.runtime.fleet import HostLost, device_of, probed, started
 from raysim.runtime.folder import RunFolder
 from raysim.runtime.outcome import Outcome, Tally
+from raysim.runtime.telemetry import Telemetry, name_of
+from raysim.runtime.telling import Telling, Watch
 
 if TYPE_CHECKING:
     from raysim.simulation import Simulation
@@ -34,58 +34,37 @@ if TYPE_CHECKING:
 RETRIES = 3  # a round that loses its hosts so often has another trouble than bad luck
 
 
-class Coordinator:
+class Coordinator(Telling):
     """Runs one experiment.
 
     Args:
         simulation: the experiment.
-        folder: where to write; None for nowhere.
+        folder: where to write, a path or a URL; None for nowhere.
         resume: continue the run in that folder.
         watch: called with each event, in process.
+        telemetry: export Ray metrics (see ``telemetry.py``); on Ray only.
     """
 
     def __init__(
         self,
         simulation: Simulation,
-        folder: Path | None,
+        folder: Path | str | None,
         resume: bool = False,
-        watch: Callable[[dict[str, Any]], None] | None = None,
+        watch: Watch | None = None,
+        telemetry: bool = False,
     ) -> None:
-        self.simulation, self.folder = simulation, None if folder is None else RunFolder(folder)
-        self.resume, self.watch = resume, watch
-        self.events: list[dict[str, Any]] = []
+        super().__init__(watch)
+        self.simulation, self.place, self.resume = simulation, folder, resume
+        self.folder: RunFolder | None = None
+        self.telemetry = Telemetry(name_of(folder, simulation.name)) if telemetry else None
         self.tally, self.rows = Tally(), []
-        self.stopping = False
-        self.keeps_rows = False
+        self.keeps_rows, self.gone = False, 0
         self.last: checkpoint.Checkpoint | None = None
 
-    # ---- watching --------------------------------------------------------------------------------------------
-
-    def events_since(self, number: int) -> list[dict[str, Any]]:
-        """Events after the first ``number``."""
-        return self.events[number:]
-
-    def stop(self) -> None:
-        """End after the round in progress, with a checkpoint."""
-        self.stopping = True
-
     def _tell(self, kind: str, **facts: Any) -> None:
-        event = {"kind": kind, **facts}
-        self.events.append(event)
-        if self.watch:
-            self.watch(event)
-
-    @contextmanager
-    def _warnings_told(self) -> Any:
-        """Pass warnings on as events: an actor's standard error is far from the user."""
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("default")
-            yield
-        for w in caught:
-            if issubclass(w.category, (UserWarning, ResourceWarning)):
-                self._tell("warning", text=str(w.message))
-
-    # ---- the run ---------------------------------------------------------------------------------------------
+        super()._tell(kind, **facts)
+        if self.telemetry:
+            self.telemetry.see(self.events[-1], self.tally, getattr(self, "fleet", None))
 
     def run(self) -> Outcome:
         """Run to the end, or until stopped or diverged."""
@@ -99,11 +78,15 @@ class Coordinator:
             torch.set_num_threads(threads)
             if hasattr(self, "fleet"):
                 self.fleet.close()
+            if self.folder:
+                with self._warnings_told():
+                    self.folder.close()
 
     def _prepare(self) -> Server:
         """Load data, choose form and block, start hosts, find where to begin."""
         sim = self.simulation
-        self.last = checkpoint.latest(self.folder.path) if self.folder and self.resume else None
+        self.folder = None if self.place is None else RunFolder(self.place)
+        self.last = self.folder.open(self.resume) if self.folder else None
         facts = self.last.manifest if self.last else {}
         dataset, self.shards = sim.load()
         module = sim.initial_model(dataset)
@@ -126,7 +109,7 @@ class Coordinator:
         )
         first = "stacked" if form == "fastest" else form
         setup = Setup(dataset, self.shards, module, sim.local, sim.seed, first)
-        self.fleet = started(setup, sim.placement, device)
+        self.fleet = started(setup, sim.placement, device, lambda text: self._tell("waiting", text=text))
         self.form = self._fastest(task) if form == "fastest" else form
         self._tell(
             "prepared",
@@ -201,10 +184,17 @@ class Coordinator:
                 with self._warnings_told():
                     clients.notes |= seen | self._probe(clients, server, after=True)
                     self._after(server, clients)
-            except HostLost as error:  # with rows that clients keep, or it would have been retried
-                self._tell("warning", text=f"{error} Going back to the last checkpoint.")
-                server = self._restore()
+            except HostLost as error:
+                server = self._back(error)
         return self._finish(server)
+
+    def _back(self, error: HostLost) -> Server:
+        """The last checkpoint, in place of a state that died between rounds with rows that clients keep."""
+        self.gone += 1
+        if self.gone > RETRIES:
+            raise error
+        self._tell("warning", text=f"{error} Going back to the last checkpoint.")
+        return self._restore()
 
     def _clients(self, server: Server) -> Clients:
         """The rule's handle on the next round's cohort."""
@@ -272,24 +262,29 @@ class Coordinator:
         return self._close("diverged", before, after.round)
 
     def _finish(self, server: Server) -> Outcome:
-        if self.folder:
-            self._checkpoint(server)
+        try:
+            with self._warnings_told():
+                self._checkpoint(server)
+        except HostLost as error:
+            return self._rounds(self._back(error))
         return self._close(
             "stopped" if server.round < self.simulation.rounds else "finished", server, server.round
         )
 
     def _close(self, status: str, server: Server, round: int) -> Outcome:
-        if self.folder:
-            self._status(status, server)
-            self.folder.table()
+        with self._warnings_told():
+            if self.folder:
+                self._status(status, server)
+                self.folder.table()
         self._tell("ended", status=status, round=round)
         return Outcome(status, server, self.rows, self.form, self.block, self.tally.seconds)
 
     def _checkpoint(self, server: Server) -> None:
-        if self.folder is None:
+        if self.folder is None or (self.last and self.last.manifest["round"] == server.round):
             return
         facts = {"form": self.form, "block": self.block, "tally": dataclasses.asdict(self.tally)}
-        self.last = checkpoint.save(self.folder.path, server, self.fleet.save_rows, facts)
+        self.last = self.folder.save(server, self.fleet.save_rows, facts)
+        self.gone = 0
         self._tell("checkpoint", round=server.round)
 
     def _status(self, status: str, server: Server) -> None:

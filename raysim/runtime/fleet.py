@@ -110,13 +110,20 @@ def device_of(place: Placement) -> str:
     return "cuda" if place.device == "cuda" else "cpu"
 
 
-def started(setup: Setup, place: Placement, device: str) -> Any:
-    """The fleet that is asked for: Ray is imported only where there are actors."""
+def started(setup: Setup, place: Placement, device: str, tell: Callable[[str], None]) -> Any:
+    """The fleet that is asked for: Ray is imported only where there are actors.
+
+    Args:
+        setup: the experiment, ready to run.
+        place: where clients live.
+        device: "cpu" or "cuda".
+        tell: called with what is waited for.
+    """
     if place.actors == 0:
         return LocalFleet(setup, device)
     from raysim.runtime.ray_fleet import RayFleet
 
-    return RayFleet(setup, place)
+    return RayFleet(setup, place, tell)
 
 
 def probed(probes: list[Probe], clients: Clients, rule: Rule, server: Server) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The folder a run leaves.
+"""The folder a run leaves: on a disk, or behind a URL (see mirror.py), which then has the same files.
 
 experiment.yaml      the experiment, every field written out, with the versions that ran it
 run.json             status, round, form and block, seconds
@@ -13,53 +13,78 @@ from __future__ import annotations
 import json
 import os
 import platform
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from raysim.core.plugin import ConfigError
-from raysim.runtime import checkpoint
+from raysim.core.server import Server
+from raysim.runtime import checkpoint, mirror, storage
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+located = storage.located
 
 
 class RunFolder:
     """Reads and writes a run's folder.
 
     Args:
-        path: where it is; made if missing.
+        place: its path, made if missing; or its URL, which a working folder on this machine is brought to.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(
-                f"The run's folder {path} cannot be made: {error}. Choose another with --folder."
-            ) from None
+    def __init__(self, place: Path | str) -> None:
+        self.place = place
+        self.mirror = mirror.Mirror(str(place)) if storage.is_url(place) else None
+        self.path = self.mirror.path if self.mirror else Path(place)
+        _make(self.path)
 
-    def begin(self, text: str) -> None:
-        """Write the experiment; an older run here is refused."""
-        if (self.path / "run.json").exists():
-            raise ConfigError(
-                f"{self.path} holds a run already. Continue it with: raysim resume {self.path}; or choose another."
-            )
-        head = f"# raysim {version('raysim')}, torch {version('torch')}, Python {platform.python_version()}\n"
-        try:
-            checkpoint.write(self.path / "experiment.yaml", head + text)
-        except OSError as error:
-            raise ConfigError(f"The run's folder {self.path} cannot be written: {error}.") from None
+    def open(self, resume: bool) -> checkpoint.Checkpoint | None:
+        """The checkpoint to continue from, if that is wanted and there is one.
+
+        Raises:
+            ConfigError: the storage cannot be written, read or deleted from.
+        """
+        if self.mirror:
+            self.mirror.storage.check()
+            self.mirror.fetch(resume)
+        return checkpoint.latest(self.path) if resume else None
 
     def status(self, **facts: Any) -> None:
         """Write run.json."""
         facts |= {"raysim": version("raysim"), "torch": version("torch"), "pid": os.getpid()}
-        checkpoint.write(self.path / "run.json", json.dumps(facts, indent=1))
+        self._write("run.json", json.dumps(facts, indent=1))
+
+    def _write(self, name: str, text: str) -> None:
+        checkpoint.write(self.path / name, text)
+        if self.mirror:
+            self.mirror.file(name)
 
     def append(self, row: dict[str, Any]) -> None:
         """One line of metrics, on its way to the disk when this returns."""
         with open(self.path / "metrics.jsonl", "a") as file:
             file.write(json.dumps(row) + "\n")
+        if self.mirror:
+            self.mirror.metrics()
+
+    def save(
+        self, server: Server, save_rows: Callable[[Path], int], facts: dict[str, Any]
+    ) -> checkpoint.Checkpoint:
+        """Write a checkpoint (see ``checkpoint.save``).
+
+        Raises:
+            CheckpointError: the disk or the storage refused.
+        """
+        last = checkpoint.save(self.path, server, save_rows, facts, self.place)
+        if self.mirror:
+            self.mirror.checkpoint(last)
+        return last
 
     def truncate(self, round: int) -> list[dict[str, Any]]:
         """Forget metrics of later rounds than ``round``; returns what stays."""
@@ -71,14 +96,50 @@ class RunFolder:
         """The metrics as a table, also written as Parquet."""
         table = pd.DataFrame(read_metrics(self.path))
         table.to_parquet(self.path / "metrics.parquet")
+        if self.mirror:
+            self.mirror.file("metrics.jsonl")
+            self.mirror.file("metrics.parquet")
         return table
 
+    def close(self) -> None:
+        """Leave no working folder that the storage has all of."""
+        if self.mirror:
+            self.mirror.close()
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+
+def _make(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"The run's folder {path} cannot be made: {error}. Choose another with --folder."
+        ) from None
+
+
+def begin(place: Path | str, text: str) -> None:
+    """Write the experiment into a new run's folder; an older run there is refused."""
+    text = (
+        f"# raysim {version('raysim')}, torch {version('torch')}, Python {platform.python_version()}\n" + text
+    )
+    if storage.is_url(place):
+        mirror.begin(str(place), text)
+        return
+    path = Path(place)
+    _make(path)
+    if (path / "run.json").exists():
+        raise ConfigError(
+            f"{path} holds a run already. Continue it with: raysim resume {path}; or choose another."
+        )
+    try:
+        checkpoint.write(path / "experiment.yaml", text)
+    except OSError as error:
+        raise ConfigError(f"The run's folder {path} cannot be written: {error}.") from None
+
+
+def read_metrics(place: Path | str) -> list[dict[str, Any]]:
     """Lines of metrics.jsonl; a last line cut short by a crash is dropped."""
-    file = path / "metrics.jsonl"
     rows = []
-    for line in file.read_text().splitlines() if file.exists() else []:
+    for line in (storage.text(place, "metrics.jsonl") or "").splitlines():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
@@ -86,17 +147,65 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def read_status(path: Path) -> dict[str, Any]:
+def read_status(place: Path | str) -> dict[str, Any]:
     """run.json.
 
     Raises:
         ConfigError: there is no run in that folder.
     """
+    text = storage.text(place, "run.json")
+    if text is None:
+        missing = not storage.is_url(place) and not Path(place).exists()
+        there = "it does not exist" if missing else "it has no run.json"
+        raise ConfigError(f"{place} is not a run's folder: {there}.")
+    return json.loads(text)
+
+
+def read_experiment(place: Path | str) -> str:
+    """experiment.yaml.
+
+    Raises:
+        ConfigError: the folder has none.
+    """
+    text = storage.text(place, "experiment.yaml")
+    if text is None:
+        raise ConfigError(f"{place} is not a run's folder: it has no experiment.yaml.")
+    return text
+
+
+def intact(place: Path | str) -> int | None:
+    """Round of the newest whole checkpoint in a run's folder."""
+    if storage.is_url(place):
+        return next((manifest["round"] for _, manifest in mirror.whole(storage.Storage(str(place)))), None)
+    last = checkpoint.latest(Path(place))
+    return last.manifest["round"] if last else None
+
+
+@contextmanager
+def at_hand(place: Path | str) -> Iterator[Path]:
+    """A run's folder to read from; one behind a URL is fetched, and goes again."""
+    if not storage.is_url(place):
+        yield Path(place)
+        return
+    copy = mirror.Mirror(str(place))
     try:
-        return json.loads((path / "run.json").read_text())
-    except OSError:
-        there = "it does not exist" if not path.exists() else "it has no run.json"
-        raise ConfigError(f"{path} is not a run's folder: {there}.") from None
+        copy.fetch(True)
+        yield copy.path
+    finally:
+        copy.close()
+
+
+def save_figure(place: Path | str, name: str, figure: Figure) -> Path | str:
+    """Write a figure into a run's folder; returns the file."""
+    if not storage.is_url(place):
+        file = Path(place) / "figures" / name
+        file.parent.mkdir(exist_ok=True)
+        figure.savefig(file, dpi=150)
+        return file
+    with tempfile.TemporaryDirectory() as folder:
+        figure.savefig(Path(folder) / name, dpi=150)
+        storage.Storage(str(place)).put(Path(folder) / name, f"figures/{name}")
+    return f"{place}/figures/{name}"
 
 
 def fresh(name: str, root: Path = Path("runs")) -> Path:

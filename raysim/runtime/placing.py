@@ -9,14 +9,16 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from raysim.core.placement import Placement
+from raysim.core.placement import IN_JOB, Placement
 from raysim.core.plugin import ConfigError
+from raysim.runtime import capacity
 
 DIRECT = "RAY_max_direct_call_object_size"
 """Ray's limit, in bytes, for what travels with a call or its answer. For a model of 200 KB an exchange takes half the
@@ -29,6 +31,8 @@ START = 300.0  # seconds for actors to start: each imports torch, and small mach
 def connect(placement: Placement) -> None:
     """Join the cluster that is asked for, the one this process has joined already, or a new one on this machine.
 
+    In a job it is the job's cluster, unless another is asked for.
+
     Raises:
         ConfigError: nothing answers at the address.
     """
@@ -38,9 +42,10 @@ def connect(placement: Placement) -> None:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
     )  # the behaviour Ray is moving to; no warning
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if placement.address is not None:
-        _knock(placement.address)
-        ray.init(address=placement.address, **quiet)
+    address = placement.address or ("auto" if IN_JOB in os.environ else None)
+    if address is not None:
+        _knock(address)
+        ray.init(address=address, **quiet)
         return
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 puts clients behind every idle daemon
     os.environ.setdefault(DIRECT, str(1 << 20))
@@ -120,32 +125,72 @@ def lent(first: int) -> Iterator[None]:
         _lent.pop()
 
 
-def reserve(placement: Placement) -> Reserved:
+def reserve(placement: Placement, tell: capacity.Tell) -> Reserved:
     """A placement group for the actors, or the one that is lent to them.
 
+    Args:
+        placement: what they need.
+        tell: called with what is waited for.
+
     Raises:
-        ConfigError: the cluster has not got what they need, with the numbers.
+        ConfigError: the cluster cannot have what they need, with the numbers, or nobody gave it back in time.
     """
     if _lent:
         return _lent[-1]
-    wanted = bundles(placement)
-    have = ray.cluster_resources()
+    refuse = lambda growth: _too_few(placement, growth)
+    return Reserved(capacity.gathered(bundles(placement), placement.wait, tell, refuse))
+
+
+def seat(placement: Placement, place: Path | str | None, tell: capacity.Tell) -> PlacementGroup:
+    """A placement group for a coordinator that does the work itself: its threads, and a GPU if it asks for one.
+
+    Args:
+        placement: without client actors.
+        place: the run's folder: a path binds the coordinator to this node.
+        tell: called with what is waited for.
+
+    Raises:
+        ConfigError: the cluster cannot have that, with the numbers, or nobody gave it back in time.
+    """
+    needs: capacity.Bundle = {"CPU": placement.threads}
+    if placement.device == "cuda":
+        needs["GPU"] = 1
+    here = ray.get_runtime_context().get_node_id() if isinstance(place, Path) else None
+
+    def refuse(growth: str) -> str:
+        nodes = capacity.nodes(here)
+        most = {kind: max((n.get(kind, 0) for n in nodes), default=0) for kind in needs}
+        where = (
+            f"this node, where the folder {place} is, has" if here else "the largest node of the cluster has"
+        )
+        how = (
+            "Use fewer threads"
+            + (", give the folder as a URL," if here else "")
+            + " or set placement.actors to 1 or more"
+        )
+        wanted, have = capacity.shown([needs]), capacity.shown([most])
+        return f"The run needs {wanted} on one node, but {where} {have}{growth}. {how}."
+
+    return capacity.gathered([needs], placement.wait, tell, refuse, here)
+
+
+def _too_few(placement: Placement, growth: str) -> str:
+    wanted, have = bundles(placement), ray.cluster_resources()
     for kind in ("GPU", "CPU"):
         need = sum(b.get(kind, 0) for b in wanted)
         if need > have.get(kind, 0) + 1e-9:
-            raise ConfigError(_too_few(placement, kind, need, have.get(kind, 0)))
-    group = ray.util.placement_group(wanted, strategy="SPREAD")
-    if not group.wait(60):
-        ray.util.remove_placement_group(group)
-        free = ray.available_resources()
-        raise ConfigError(
-            f"{placement.actors} client actors need {wanted}, which the cluster has but nobody gave back within 60 s "
-            f"(free: {free.get('CPU', 0):g} CPUs, {free.get('GPU', 0):g} GPUs). Wait for other work to end."
-        )
-    return Reserved(group)
+            return _too_few_of(placement, kind, need, have.get(kind, 0), growth)
+    return (
+        f"Placement asks for {capacity.shown(wanted)}, each on one node, but the cluster's nodes have "
+        f"{'; '.join(capacity.shown([_cores(n)]) for n in capacity.nodes())}{growth}. Use fewer actors or smaller ones."
+    )
 
 
-def _too_few(placement: Placement, kind: str, need: float, have: float) -> str:
+def _cores(node: dict[str, float]) -> dict[str, float]:
+    return {kind: node.get(kind, 0) for kind in ("CPU", "GPU")}
+
+
+def _too_few_of(placement: Placement, kind: str, need: float, have: float, growth: str) -> str:
     each = placement.cpus_per_actor if kind == "CPU" else placement.gpus_per_actor
     field = "cpus_per_actor" if kind == "CPU" else "gpus_per_actor"
     advice = "use fewer actors" + ("" if kind == "GPU" and have == 0 else f" or a smaller {field}")
@@ -153,7 +198,7 @@ def _too_few(placement: Placement, kind: str, need: float, have: float) -> str:
         advice = "leave gpus_per_actor at 0 to run on CPUs, or join a cluster with GPUs (placement.address)"
     return (
         f"Placement asks for {placement.actors} actors with {field}={each:g}, that is {need:g} {kind}s, but the "
-        f"cluster has {have:g}: {advice}."
+        f"cluster has {have:g}{growth}: {advice}."
     )
 
 

@@ -34,7 +34,6 @@ from raysim.core.host import Partial, Setup
 from raysim.core.mixing import Mixing
 from raysim.core.placement import Placement
 from raysim.runtime import placing
-from raysim.runtime.checkpoint import CheckpointError
 from raysim.runtime.client_actor import ClientActor
 from raysim.runtime.fleet import HostLost, chunks, pooled
 from raysim.runtime.post import Post, sent
@@ -48,9 +47,12 @@ class RayFleet:
     Args:
         setup: the experiment, ready to run.
         placement: how many actors, on what.
+        tell: called with what is waited for.
     """
 
-    def __init__(self, setup: Setup, placement: Placement) -> None:
+    def __init__(
+        self, setup: Setup, placement: Placement, tell: Callable[[str], None] = lambda _: None
+    ) -> None:
         self.setup, self.placement = setup, placement
         self.chunks = chunks(setup)
         self.keeps_rows = False
@@ -67,8 +69,9 @@ class RayFleet:
                 ),
             )
         )
-        self.reserved = placing.reserve(placement)
+        self.reserved = placing.reserve(placement, tell)
         self.post = Post(placement.actors)
+        self.near = [False] * placement.actors  # whether an actor is on this node, and sees its files
         try:
             self.actors = [self._start(i) for i in range(placement.actors)]
             self._await(list(range(placement.actors)))
@@ -83,8 +86,12 @@ class RayFleet:
 
     def _await(self, indices: list[int]) -> None:
         """Wait until these actors have started, and share a mailbox with those on this machine."""
-        self._get([self.actors[i].pid.remote() for i in indices], placing.START)
-        for i in indices:
+        # A place that was lost with its node has to be found again.
+        seconds = placing.START + self.placement.wait
+        places = self._get([self.actors[i].node.remote() for i in indices], seconds)
+        here = ray.get_runtime_context().get_node_id()
+        for i, place in zip(indices, places, strict=True):
+            self.near[i] = place == here
             self.post.share(i, lambda address, i=i: self._get(self.actors[i].join.remote(address)))
 
     def _get(self, refs: Any, timeout: float | None = None) -> Any:
@@ -181,22 +188,36 @@ class RayFleet:
         self._get(waiting)
 
     def _replace_dead(self, error: BaseException) -> str:
-        """Start new actors in place of those that do not answer; says which."""
-        dead = []
-        for i, actor in enumerate(self.actors):
-            try:
-                ray.get(actor.pid.remote(), timeout=placing.START)
-            except (*LOST, GetTimeoutError):
-                dead.append(i)
-                ray.kill(actor)
+        """Start new actors in place of those that do not answer, until all do; says which."""
+        replaced: set[int] = set()
+        until = time.monotonic() + placing.START + self.placement.wait
+        while True:
+            dead = [i for i, actor in enumerate(self.actors) if not self._answers(actor)]
+            for i in dead:
+                ray.kill(self.actors[i])
                 self.actors[i] = self._start(i)
-        self._await(dead)
-        self._form_again(dead)
-        # Rows that the others keep are from a round half done: a first round done again must not start from them.
-        self._get([actor.load_rows.remote([]) for actor in self.actors])
+            replaced.update(dead)
+            try:
+                self._await(dead)
+                self._form_again(dead)
+                # Rows that others keep are from a round half done: a first round done again must not start from them.
+                self._get([actor.load_rows.remote([]) for actor in self.actors])
+                break
+            except LOST:  # a node that Ray does not yet know to be gone has taken the new one as well
+                if time.monotonic() > until:
+                    raise
+                time.sleep(1)
+        dead = sorted(replaced)
         self.owner_N[:] = -1
         kind = type(error).__name__
         return f"Client actor{'s' if len(dead) > 1 else ''} {', '.join(map(str, dead))} died ({kind}) and started anew."
+
+    def _answers(self, actor: Any) -> bool:
+        try:
+            ray.get(actor.pid.remote(), timeout=placing.START)
+        except (*LOST, GetTimeoutError):
+            return False
+        return True
 
     def _form_again(self, indices: list[int]) -> None:
         if getattr(self, "form", None):
@@ -231,35 +252,52 @@ class RayFleet:
         self._form_again(list(range(len(self.actors))))
 
     def save_rows(self, folder: Path) -> int:
-        """Write the clients' rows beside a checkpoint, one file per actor that has some."""
+        """Write the clients' rows beside a checkpoint, one file per actor that has some.
+
+        Actors on this node write their own; rows from other nodes come through the object store.
+        """
         if not self.keeps_rows:
             return 0
-        folder = folder.resolve()
+        files = [folder.resolve() / f"rows-{i}.aside" for i in range(len(self.actors))]
+        calls = [
+            a.save_rows.remote(file) if near else a.rows_packed.remote()
+            for a, file, near in zip(self.actors, files, self.near, strict=True)
+        ]
         try:
-            written = self._get(
-                [a.save_rows.remote(folder / f"rows-{i}.safetensors") for i, a in enumerate(self.actors)]
-            )
+            for i, file in enumerate(files):  # one by one: this node may not have room for all of them
+                answer, calls[i] = self._get(calls[i]), None
+                if not self.near[i] and len(answer):
+                    file.write_bytes(answer)
         except LOST as error:
-            raise CheckpointError(self._replace_dead(error)) from None
-        files = sorted(folder.glob("rows-*.safetensors"))
-        if len(files) != sum(written):
-            raise CheckpointError(
-                f"{sum(written)} actors wrote rows but {len(files)} files are in {folder}: the folder is not shared "
-                "between the nodes. Put the run on storage that all nodes mount."
-            )
-        for number, file in enumerate(files):
-            file.rename(folder / f"rows-{number}.safetensors")
-        return len(files)
+            raise HostLost(self._replace_dead(error)) from None
+        written = [file for file in files if file.exists()]
+        for number, file in enumerate(written):
+            file.rename(file.with_name(f"rows-{number}.safetensors"))
+        return len(written)
 
     def load_rows(self, files: list[Path]) -> None:
         """Start from the rows of a checkpoint, files dealt to actors in turn."""
-        number = len(self.actors)
-        shares = [[f.resolve() for f in files[i::number]] for i in range(number)]
-        owned = self._get([a.load_rows.remote(s) for a, s in zip(self.actors, shares, strict=True)])
+        for attempt in range(3):
+            try:
+                owned = self._get(
+                    [self._load(i, files[i :: len(self.actors)]) for i in range(len(self.actors))]
+                )
+                break
+            except LOST as error:
+                text = self._replace_dead(error)
+                if attempt == 2:
+                    raise HostLost(text) from None
+        else:
+            raise AssertionError
         self.owner_N[:] = -1
         for i, ids in enumerate(owned):
             self.owner_N[ids] = i
         self.keeps_rows = bool(files)
+
+    def _load(self, i: int, files: list[Path]) -> Any:
+        if self.near[i]:
+            return self.actors[i].load_rows.remote([f.resolve() for f in files])
+        return self.actors[i].load_rows.remote([], *(ray.put(np.fromfile(f, np.uint8)) for f in files))
 
     def close(self) -> None:
         """End the actors and give their resources back."""

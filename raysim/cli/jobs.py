@@ -1,0 +1,251 @@
+"""Commands for runs on a cluster: ``submit``, ``runs``, ``status``, ``logs``, ``stop``, ``fetch``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from raysim.cli.common import REFUSED, config_error, read
+
+if TYPE_CHECKING:
+    from raysim.service.cluster import Cluster
+    from raysim.service.states import Run
+
+Address = Annotated[
+    str | None, typer.Option(help="Dashboard of the cluster, http://127.0.0.1:8265; or set RAYSIM_ADDRESS.")
+]
+Id = Annotated[str, typer.Argument(help="A run's id, as raysim submit printed it.", metavar="ID")]
+
+
+def submit(
+    experiment: Annotated[
+        str | None, typer.Argument(metavar="[EXPERIMENT.yaml]", help="Experiment as YAML; not with --resume.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[PATH=VALUE]...", help="Changes: local.optimizer.lr=0.05")
+    ] = None,
+    address: Address = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of runs: s3://bucket/runs or a path on the cluster; ~/raysim-runs on its head."
+        ),
+    ] = None,
+    code: Annotated[
+        Path | None, typer.Option(help="Folder that goes along: data files and modules of your own.")
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Run it another time.")] = False,
+    resume: Annotated[
+        str | None, typer.Option(metavar="ID|FOLDER", help="Go on with a run that was stopped or lost.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False,
+) -> None:
+    """Submit an experiment to a cluster, or let one go on; prints its id."""
+    from raysim.service import submitting
+
+    if resume is not None:
+        if storage or again:
+            raise config_error("A run goes on where it was: leave out --storage and --again.")
+        changes = [*([experiment] if experiment else []), *(overrides or [])]
+        done = submitting.resume(_cluster(address), resume, changes, code)
+    elif experiment is None:
+        raise config_error("Name an experiment to submit, or a run to go on with: --resume ID")
+    else:
+        simulation = read(Path(experiment), overrides)
+        done = submitting.submit(_cluster(address), simulation, storage, code, again)
+        if not done.already and simulation.checkpoint_every == 0:
+            typer.echo(
+                "checkpoint_every is 0: if its driver or the head node dies, the run starts from round 0.",
+                err=True,
+            )
+    if done.already:
+        typer.echo(done.already, err=True)
+    typer.echo(done.id)
+    if watch:
+        _follow(_cluster(address), done.id, False)
+        raise typer.Exit(_code(_cluster(address), done.id))
+
+
+def runs(address: Address = None) -> None:
+    """List the runs that a cluster knows."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from raysim.service import states
+    from raysim.service.submitting import since
+
+    cluster = _cluster(address)
+    table = Table(box=None, pad_edge=False)
+    for name, right in (("run", 0), ("state", 0), ("rounds", 1), ("loss", 1), ("since", 0), ("folder", 0)):
+        table.add_column(
+            name, justify="right" if right else "left", overflow="fold", no_wrap=name != "folder"
+        )
+    jobs = cluster.jobs()
+    found = [
+        states.run_of(cluster, job)
+        for job in jobs
+        if states.attempts(jobs, states.base_of(job.id))[-1] is job
+    ]
+    if not found:
+        typer.echo(f"No run has been submitted to {cluster.address}.")
+        return
+    for run in found:
+        assert run.job is not None, "it comes from a job"
+        table.add_row(
+            run.id, run.state, run.rounds, _number("loss", run.facts.get("loss")), since(run.job), run.folder
+        )
+    Console(highlight=False, soft_wrap=True).print(table)
+
+
+def status(
+    run: Annotated[str, typer.Argument(metavar="ID|URL", help="A run's id, or the URL of its folder.")],
+    address: Address = None,
+) -> None:
+    """Say how a run is: its state, its last metrics, what it waits for, why it failed and how to go on."""
+    from raysim.runtime import folder as folders
+    from raysim.runtime.storage import is_url
+    from raysim.service import states
+
+    if is_url(run):
+        found = states.stored(run, folders.read_status(run) | {"checkpoint": folders.intact(run)})
+    else:
+        found = _latest(_cluster(address), run)
+    for line in _told(found):
+        typer.echo(line)
+
+
+def logs(
+    run: Id,
+    address: Address = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the run ends.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="The lines as they are: JSON.")] = False,
+) -> None:
+    """Print what a run has logged."""
+    cluster = _cluster(address)
+    job = _job(cluster, run)
+    if follow:
+        _follow(cluster, run, json)
+        return
+    from raysim.service.lines import Reader
+
+    reader = Reader(json)
+    for line in [*reader.read(cluster.log(job)), *reader.close()]:
+        typer.echo(line)
+
+
+def stop(run: Id, address: Address = None) -> None:
+    """End a run after its round in progress, with a checkpoint."""
+    from raysim.service import states
+
+    cluster = _cluster(address)
+    found = _latest(cluster, run)
+    if found.state not in (states.WAITING, states.RUNNING):
+        raise config_error(f"{found.id} is {found.state} already.")
+    cluster.stop(found.id)
+    how = (
+        "after its round in progress, with a checkpoint"
+        if found.state == states.RUNNING
+        else "before it began"
+    )
+    typer.echo(f"{found.id} ends {how}. Go on with it: raysim submit --resume {found.base}")
+
+
+def fetch(
+    run: Annotated[str, typer.Argument(metavar="ID|URL", help="A run's id, or the URL of its folder.")],
+    address: Address = None,
+    to: Annotated[Path | None, typer.Option(help="Where to; runs/ID if not given.")] = None,
+    checkpoints: Annotated[
+        bool, typer.Option("--checkpoints", help="With checkpoints: the models, and what resuming needs.")
+    ] = False,
+) -> None:
+    """Bring a run's folder here, for plot, compare and, with checkpoints, resume."""
+    from raysim.runtime.storage import is_url
+    from raysim.service import fetching
+
+    if is_url(run):
+        cluster = _cluster(address) if address else None
+        folder, name = run, run.rstrip("/").rpartition("/")[2]
+    else:
+        cluster = _cluster(address)
+        found = _latest(cluster, run)
+        folder, name = found.folder, found.base
+    typer.echo(str(fetching.fetch(cluster, folder, to or Path("runs") / name, checkpoints)))
+    if not checkpoints:
+        typer.echo("Its models, and what raysim resume needs, come with --checkpoints.", err=True)
+
+
+def _cluster(address: str | None) -> Cluster:
+    from raysim.service.cluster import Cluster
+
+    return Cluster(address)
+
+
+def _job(cluster: Cluster, id: str) -> Any:
+    job = cluster.job(id)
+    if job is None:
+        raise config_error(f"The cluster at {cluster.address} knows no run {id}. What it knows: raysim runs")
+    return job
+
+
+def _latest(cluster: Cluster, id: str) -> Run:
+    """A run in its latest attempt; in the one that is named if its number is given."""
+    from raysim.service import states
+
+    job = _job(cluster, id)
+    tries = states.attempts(cluster.jobs(), id)  # none where the id has a number, or is no run's
+    return states.run_of(cluster, tries[-1] if tries else job)
+
+
+def _follow(cluster: Cluster, id: str, raw: bool) -> None:
+    from raysim.service.lines import Reader
+
+    reader = Reader(raw)
+
+    def tell(text: str) -> None:
+        for line in reader.read(text):
+            typer.echo(line)
+
+    try:
+        cluster.follow(id, tell)
+    except KeyboardInterrupt:
+        typer.echo(f"{id} goes on. See it: raysim logs {id} --follow; end it: raysim stop {id}", err=True)
+        raise typer.Exit(0) from None
+
+
+def _code(cluster: Cluster, id: str) -> int:
+    """The exit code of a run that has ended, as `raysim run` would have had it."""
+    from raysim.service import states
+
+    job = _job(cluster, id)
+    run = states.run_of(cluster, job)
+    if run.error:
+        typer.echo(run.error, err=True)
+    return REFUSED if job.code == REFUSED else states.CODES.get(run.state, 0)
+
+
+def _told(run: Run) -> list[str]:
+    """A run in lines."""
+    from raysim.service import states
+    from raysim.service.submitting import since
+
+    rows = [("run", run.id), ("state", f"{run.state} since {since(run.job)}" if run.job else run.state)]
+    rows += [("rounds", run.rounds), ("folder", run.folder)]
+    if run.state == states.WAITING:
+        rows.append(("waits", run.facts.get("text") or "for Ray to start its driver"))
+    metrics = ("loss", "accuracy", "train_loss")
+    rows += [(name, _number(name, run.facts.get(name))) for name in metrics]
+    if run.error:
+        rows.append(("error", run.error.replace("\n", "\n" + " " * 12)))
+    if run.state in states.RESUMABLE:
+        at = run.facts.get("checkpoint")
+        rows.append(("checkpoint", "none: it starts from round 0" if at is None else f"of round {at}"))
+        rows.append(("go on", f"raysim submit --resume {run.base}"))
+    return [f"{name.replace('_', ' '):<11} {value}" for name, value in rows if value]
+
+
+def _number(name: str, value: Any) -> str:
+    from raysim.report.units import shown
+
+    return shown(name, value) if isinstance(value, (int, float)) else ""

@@ -1,0 +1,1 @@
+"""What an experiment would take on a cluster: a short calibration here, and a cost model (``model.py``)."""

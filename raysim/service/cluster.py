@@ -1,0 +1,251 @@
+"""A cluster as the laptop sees it: its jobs, their logs, a file, all through the dashboard."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from raysim.core.plugin import ConfigError
+from raysim.service import connection
+
+PAUSE = 1.0  # seconds before the first new connection
+PATIENCE = 5  # connections lost one after the other before following a log is given up
+_TALKATIVE = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as Ray knows it.
+
+    Args:
+        id: submission id.
+        status: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED.
+        message: what Ray says about it.
+        error: Ray's kind of error, None if there was none.
+        code: its command's exit code, None while it runs or if Ray does not know.
+        start: seconds since 1970.
+        end: seconds since 1970, None while it runs.
+        metadata: what was submitted with it.
+        node: where its command runs.
+    """
+
+    id: str
+    status: str
+    message: str = ""
+    error: str | None = None
+    code: int | None = None
+    start: float | None = None
+    end: float | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+    node: str | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return self.status in ("STOPPED", "SUCCEEDED", "FAILED")
+
+
+class Jobs(Protocol):
+    """What the rest of this folder asks of a cluster."""
+
+    address: str
+
+    def jobs(self) -> list[Job]:
+        """All jobs that raysim submitted."""
+        ...
+
+    def job(self, id: str) -> Job | None:
+        """One of them."""
+        ...
+
+    def submit(self, id: str, entrypoint: str, runtime_env: dict[str, Any], metadata: dict[str, str]) -> bool:
+        """Submit a job; False if there is one of that id."""
+        ...
+
+    def stop(self, id: str) -> None:
+        """Ask a job to end."""
+        ...
+
+    def log(self, job: Job, lines: int = -1) -> str:
+        """The last lines of a job's log, or all of it."""
+        ...
+
+    def follow(self, id: str, tell: Callable[[str], None]) -> None:
+        """Pass a job's log on, chunk by chunk, until it ends."""
+        ...
+
+    def download(self, node: str, name: str, file: Path) -> None:
+        """Fetch a file from among a node's logs."""
+        ...
+
+
+class Cluster:
+    """A Ray cluster behind its dashboard.
+
+    Args:
+        address: of the dashboard; None takes it from the environment.
+
+    Raises:
+        ConfigError: it cannot be reached.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        from ray.job_submission import JobSubmissionClient
+
+        self.address = connection.address_of(address)
+        bearer = connection.headers(self.address)
+        for name in _TALKATIVE:
+            logging.getLogger(name).setLevel(logging.WARNING)
+        with _nothing_else_named():
+            self._ray = JobSubmissionClient(self.address, headers=bearer)
+
+    def jobs(self) -> list[Job]:
+        """All jobs that raysim submitted, the oldest first."""
+        found = [_job(details) for details in self._ray.list_jobs() if details.submission_id]
+        return sorted((job for job in found if "raysim" in job.metadata), key=lambda job: job.start or 0.0)
+
+    def job(self, id: str) -> Job | None:
+        """One of them, None if the cluster does not know it."""
+        answer = self._ray._do_request("GET", f"/api/jobs/{id}")
+        if answer.status_code == 404:
+            return None
+        return _job(self._ray.get_job_info(id))
+
+    def submit(self, id: str, entrypoint: str, runtime_env: dict[str, Any], metadata: dict[str, str]) -> bool:
+        """Submit a job; False if there is one of that id, also if it came in between.
+
+        Raises:
+            ConfigError: the cluster refuses it.
+        """
+        try:
+            self._ray.submit_job(
+                entrypoint=entrypoint, submission_id=id, runtime_env=runtime_env, metadata=metadata
+            )
+        except RuntimeError as error:  # Ray has one error for everything
+            if self.job(id) is not None:
+                return False
+            raise ConfigError(f"The cluster at {self.address} refuses the job: {error}") from None
+        return True
+
+    def stop(self, id: str) -> None:
+        """Ask a job to end."""
+        self._ray.stop_job(id)
+
+    def log(self, job: Job, lines: int = -1) -> str:
+        """The last lines of a job's log, or all of it; empty if it is gone.
+
+        Args:
+            job: whose.
+            lines: how many, -1 for all.
+        """
+        if job.node is None:
+            return ""
+        asked = {"node_id": job.node, "filename": f"job-driver-{job.id}.log", "lines": lines, "timeout": 60}
+        answer = self._ray._do_request("GET", "/api/v0/logs/file", params=asked)
+        return answer.content.decode(errors="replace") if answer.status_code == 200 else ""
+
+    def follow(self, id: str, tell: Callable[[str], None]) -> None:
+        """Pass a job's log on until it ends; a connection that breaks is made anew, where it broke.
+
+        Args:
+            id: the job.
+            tell: called with each chunk of text.
+
+        Raises:
+            ConfigError: the connection breaks again and again.
+        """
+        from aiohttp import ClientError
+
+        seen, lost = 0, 0
+        while True:
+            try:
+                for text in _chunks(self._ray, id, seen):
+                    seen, lost = seen + len(text), 0
+                    tell(text)
+            except (RuntimeError, OSError, ClientError) as error:
+                lost += 1
+                if lost > PATIENCE:
+                    raise ConfigError(
+                        f"The connection to {self.address} broke: {error}. The run may go on: raysim logs {id} --follow"
+                    ) from None
+                time.sleep(lost * PAUSE)
+                continue
+            return
+
+    def download(self, node: str, name: str, file: Path) -> None:
+        """Fetch a file from among a node's logs.
+
+        Args:
+            node: its id.
+            name: the file's name there.
+            file: where to write it.
+
+        Raises:
+            ConfigError: it is not there.
+        """
+        asked = {"node_id": node, "filename": name, "lines": -1, "timeout": 3600}
+        with self._ray._do_request("GET", "/api/v0/logs/file", params=asked, stream=True) as answer:
+            if answer.status_code != 200:
+                raise ConfigError(f"The cluster does not hand over {name}: {answer.text[:300]}")
+            with open(file, "wb") as to:
+                for chunk in answer.iter_content(1 << 20):
+                    to.write(chunk)
+
+
+def _job(details: Any) -> Job:
+    """Ray's details of a job; its times are in milliseconds."""
+    seconds = lambda ms: None if not ms else ms / 1000
+    return Job(
+        id=details.submission_id,
+        status=str(getattr(details.status, "value", details.status)),
+        message=details.message or "",
+        error=details.error_type,
+        code=details.driver_exit_code,
+        start=seconds(details.start_time),
+        end=seconds(details.end_time),
+        metadata=dict(details.metadata or {}),
+        node=details.driver_node_id,
+    )
+
+
+def _chunks(ray: Any, id: str, skip: int) -> Iterator[str]:
+    """A job's log as it grows, without the first ``skip`` characters."""
+    loop, chunks = asyncio.new_event_loop(), ray.tail_job_logs(id)
+    try:
+        while True:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", DeprecationWarning)  # Ray calls aiohttp as it was
+                    text = loop.run_until_complete(anext(chunks))
+            except StopAsyncIteration:
+                return
+            fresh, skip = text[skip:], max(0, skip - len(text))
+            if fresh:
+                yield fresh
+    finally:
+        loop.run_until_complete(chunks.aclose())
+        loop.close()
+
+
+@contextmanager
+def _nothing_else_named() -> Iterator[None]:
+    """Hide the variables that Ray's client would follow instead of the address that it is given."""
+    hidden = {
+        name: os.environ.pop(name) for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS") if name in os.environ
+    }
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)

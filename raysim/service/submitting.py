@@ -1,0 +1,166 @@
+"""A run goes to the cluster once: submitted twice it is said, twice on purpose it is another, lost it goes on."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raysim import spec
+from raysim.core.plugin import ConfigError
+from raysim.runtime.storage import is_url
+from raysim.service import packing, states
+from raysim.service.cluster import Job, Jobs
+
+if TYPE_CHECKING:
+    from raysim.simulation import Simulation
+
+STORAGE = "~/raysim-runs"  # on the head node
+_LARGE = (
+    100_000  # characters of an experiment that are kept with its job, so that it can start again from nothing
+)
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What became of a submission.
+
+    Args:
+        id: the job's.
+        folder: where the run writes.
+        already: what is to be said if it was there already; empty if it was not.
+    """
+
+    id: str
+    folder: str
+    already: str = ""
+
+
+def submit(
+    cluster: Jobs,
+    simulation: Simulation,
+    storage: str | None = None,
+    code: Path | None = None,
+    again: bool = False,
+) -> Submitted:
+    """Submit an experiment, unless it has been.
+
+    Args:
+        cluster: where to.
+        simulation: the experiment.
+        storage: folder of runs, an absolute path on the cluster or a URL.
+        code: a folder of the user's own that goes along: data files and modules.
+        again: run it another time if it has been submitted.
+
+    Raises:
+        ConfigError: parts of it exist in Python only, or the cluster refuses it.
+    """
+    hidden = spec.opaque(simulation)
+    if hidden:
+        raise ConfigError(
+            f"This experiment cannot be submitted: {', '.join(hidden)} exists in Python only, here. Use plug-ins "
+            "that a file can name (data in .npz files: Npz, with --code for the files)."
+        )
+    text = simulation.to_yaml()
+    base = packing.identity(simulation.name, text, code)
+    id, number = base, 1
+    while True:
+        folder = f"{_storage(storage)}/{id}"
+        facts = {"rounds": str(simulation.rounds), "experiment": text if len(text) <= _LARGE else ""}
+        request = {"id": id, "folder": folder, "resume": False, "overrides": [], "rounds": simulation.rounds}
+        job = cluster.job(id)
+        if job is None and _sent(cluster, request, text, facts, code):
+            return Submitted(id, folder)
+        if not again:
+            return _already(cluster, base)
+        number += 1
+        id = f"{base}-{number}"
+
+
+def _already(cluster: Jobs, id: str) -> Submitted:
+    """The run that is there, in words."""
+    tries = states.attempts(cluster.jobs(), id)
+    if not tries:
+        raise ConfigError(
+            f"A job that is not raysim's has taken the id {id} at {cluster.address}. Rename the experiment."
+        )
+    job = tries[-1]
+    run = states.run_of(cluster, job)
+    goes_on = f"go on with it: raysim submit --resume {id}; " if run.state in states.RESUMABLE else ""
+    there = f"It is there already, {run.state} since {since(job)}: raysim status {job.id}; {goes_on}"
+    return Submitted(job.id, run.folder, f"{there}another one like it: --again")
+
+
+def resume(cluster: Jobs, which: str, overrides: list[str], code: Path | None = None) -> Submitted:
+    """Go on with a run in the same folder, as a new job.
+
+    Args:
+        cluster: where to.
+        which: a run's id that this cluster knows, or its folder: a URL or an absolute path.
+        overrides: changes, such as placement.actors=2.
+        code: see ``submit``.
+
+    Raises:
+        ConfigError: no such run, or it is not to be resumed.
+    """
+    by_folder = is_url(which) or which.startswith(("/", "~"))
+    name = which.rstrip("/").rpartition("/")[2] if by_folder else which
+    base = re.sub(r"[^A-Za-z0-9_-]+", "-", states.base_of(name)).strip("-") or "run"
+    tries = states.attempts(cluster.jobs(), base)
+    if not tries and not by_folder:
+        raise ConfigError(
+            f"The cluster at {cluster.address} knows no run {which}. If another cluster ran it, name its folder: "
+            "raysim submit --resume URL"
+        )
+    if tries:
+        _may_go_on(cluster, tries[-1], overrides)
+    folder = which.rstrip("/") if by_folder else tries[-1].metadata["folder"]
+    number = states.attempt(tries[-1].id) + 1 if tries else 2
+    request = {"id": f"{base}.{number}", "folder": folder, "resume": True, "overrides": overrides}
+    facts = {n: tries[0].metadata[n] for n in ("rounds", "experiment") if tries and n in tries[0].metadata}
+    if not _sent(cluster, request, facts.get("experiment") or None, facts, code):
+        return _already(cluster, base)
+    return Submitted(request["id"], folder)
+
+
+def _may_go_on(cluster: Jobs, job: Job, overrides: list[str]) -> None:
+    state = states.run_of(cluster, job).state
+    if state in (states.WAITING, states.RUNNING):
+        raise ConfigError(
+            f"{job.id} is {state} since {since(job)}: there is nothing to resume. See raysim status {job.id}"
+        )
+    if state == states.FINISHED and not overrides:
+        raise ConfigError(
+            f"{job.id} has finished all its rounds. For more of them: --resume {states.base_of(job.id)} rounds=N"
+        )
+    if state == states.DIVERGED:
+        raise ConfigError(f"{job.id} diverged, and would again. Submit it with a smaller step size.")
+
+
+def _sent(
+    cluster: Jobs, request: dict[str, Any], text: str | None, facts: dict[str, str], code: Path | None
+) -> bool:
+    from raysim import __version__
+
+    metadata = {"raysim": __version__, "folder": request["folder"], **facts}
+    with packing.packed(request, text, code) as environment:
+        return cluster.submit(request["id"], packing.entrypoint("job"), environment, metadata)
+
+
+def _storage(storage: str | None) -> str:
+    """The folder of runs, checked as far as can be from here."""
+    found = (storage or STORAGE).rstrip("/")
+    if not is_url(found) and not found.startswith(("/", "~/")):
+        raise ConfigError(
+            f"--storage {found} is a relative path, and a job has no folder to begin from. Give an absolute path on "
+            "the cluster (that all its nodes mount, if it has several) or a URL such as s3://bucket/runs."
+        )
+    return found
+
+
+def since(job: Job) -> str:
+    """When a job began, or ended, in local time."""
+    at = job.end if job.over and job.end else job.start
+    return "just now" if at is None else datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,169 @@
+"""The commands, on a cluster that only remembers what was asked of it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from raysim.cli import jobs, main
+from tests.service.fakes import FakeCluster, line
+
+TINY = """
+data: Digits
+partition: {name: IID, clients: 12}
+model: {name: MLP, hidden: [8]}
+local: {optimizer: {name: SGD, lr: 0.1}, steps: 2, batch_size: 8}
+rounds: 3
+"""
+
+
+@pytest.fixture
+def cluster(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(TINY)
+    fake = FakeCluster()
+    monkeypatch.setattr(jobs, "_cluster", lambda address: fake)
+    return fake
+
+
+def call(*arguments):
+    """The exit code."""
+    with pytest.raises(SystemExit) as end:
+        main(list(arguments))
+    return end.value.code
+
+
+def test_submit_prints_the_id_and_says_what_is_there(cluster, capsys):
+    assert call("submit", "tiny.yaml", "rounds=4") == 0
+    first = capsys.readouterr()
+    (id,) = cluster.sent
+    assert first.out == f"{id}\n"
+    assert "checkpoint_every is 0" in first.err
+    assert cluster.sent[id]["request"]["rounds"] == 4
+    assert call("submit", "tiny.yaml", "rounds=4") == 0
+    second = capsys.readouterr()
+    assert second.out == f"{id}\n"
+    assert second.err.startswith("It is there already, WAITING since")
+    assert call("submit", "tiny.yaml", "rounds=4", "checkpoint_every=1", "--again") == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["submit"], "Name an experiment to submit, or a run to go on with"),
+        (["submit", "nowhere.yaml"], "nowhere.yaml cannot be read"),
+        (["submit", "tiny.yaml", "local.optimizer.lr=-1"], "SGD.lr must be greater than 0"),
+        (["submit", "tiny.yaml", "--storage", "runs"], "is a relative path"),
+        (["submit", "tiny.yaml", "--code", "nowhere"], "The folder nowhere of --code does not exist"),
+        (["submit", "--resume", "x", "--again"], "leave out --storage and --again"),
+        (["submit", "--resume", "x"], "knows no run x"),
+        (["status", "x"], "knows no run x. What it knows: raysim runs"),
+        (["logs", "x"], "knows no run x"),
+        (["stop", "x"], "knows no run x"),
+        (["fetch", "x"], "knows no run x"),
+        (["status", "file:///nowhere/x"], "is not a run's folder"),
+    ],
+)
+def test_bad_input_is_one_paragraph_and_exit_code_2(cluster, capsys, arguments, said):
+    assert call(*arguments) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.startswith("raysim: ")
+    assert err.count("\n") == 1
+    assert cluster.sent == {}
+
+
+def test_runs_lists_each_run_in_its_latest_attempt(cluster, capsys):
+    assert call("runs") == 0
+    assert "No run has been submitted to http://fake:8265" in capsys.readouterr().out
+    cluster.put("a-1", "FAILED", line("round"), code=-9)
+    cluster.put("a-1.2", "RUNNING", line("round", round=5, rounds=9, loss=0.25, folder="/r/a-1"))
+    cluster.put("b-1", "PENDING")
+    assert call("runs") == 0
+    head, *rows = [row.split() for row in capsys.readouterr().out.splitlines()]
+    assert head == ["run", "state", "rounds", "loss", "since", "folder"]
+    assert [row[:4] for row in rows if len(row) > 3] == [
+        ["a-1.2", "RUNNING", "5/9", "0.2500"],
+        ["b-1", "WAITING", "0/9", "2001-09-09"],
+    ]
+
+
+def test_status_says_what_is_to_be_known(cluster, capsys):
+    cluster.put("w-1", "RUNNING", line("waiting", text="waiting for 2 CPU (free: 0 CPUs, 0 GPUs)"))
+    assert call("status", "w-1") == 0
+    out = capsys.readouterr().out
+    assert "state       WAITING since 2001-09-09" in out
+    assert "waits       waiting for 2 CPU (free: 0 CPUs, 0 GPUs)" in out
+    cluster.put(
+        "f-1",
+        "FAILED",
+        line("failed", text="client 3 failed", traceback="Traceback\n  boom", loss=0.5, accuracy=0.75),
+        code=1,
+    )
+    assert call("status", "f-1") == 0
+    out = capsys.readouterr().out
+    assert "error       client 3 failed\n            Traceback\n              boom\n" in out
+    assert "accuracy    75.0 %" in out
+    assert "checkpoint  none: it starts from round 0" in out
+    assert "go on       raysim submit --resume f-1\n" in out
+    cluster.put("f-1.2", "STOPPED", line("ended", status="stopped", checkpoint=7))
+    assert call("status", "f-1") == 0
+    out = capsys.readouterr().out
+    assert "run         f-1.2\n" in out
+    assert "checkpoint  of round 7\n" in out
+
+
+def test_status_of_a_run_whose_cluster_is_gone(cluster, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"status": "running", "round": 3, "rounds": 9}))
+    assert call("status", f"file://{tmp_path}/run") == 0
+    out = capsys.readouterr().out
+    assert "state       LOST\n" in out
+    assert "rounds      3/9\n" in out
+    assert "checkpoint  none: it starts from round 0\n" in out
+    assert f"go on       raysim submit --resume file://{tmp_path}/run\n" in out
+
+
+def test_logs_are_readable_or_raw(cluster, capsys):
+    cluster.put("a-1", "RUNNING", line("round", round=5, rounds=9, loss=0.25) + "Killed")
+    assert call("logs", "a-1") == 0
+    assert [text[10:] for text in capsys.readouterr().out.splitlines()] == ["round 5/9  loss 0.2500", ""]
+    assert call("logs", "a-1", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["loss"] == 0.25
+
+
+def test_stop_ends_the_latest_attempt(cluster, capsys):
+    cluster.put("a-1", "STOPPED")
+    assert call("stop", "a-1") == 2
+    assert "a-1 is STOPPED already" in capsys.readouterr().err
+    cluster.put("a-1.2", "RUNNING", line("round"))
+    assert call("stop", "a-1") == 0
+    assert cluster.stopped == ["a-1.2"]
+    assert (
+        "a-1.2 ends after its round in progress, with a checkpoint. Go on with it: raysim submit --resume a-1"
+        in capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "log", "code", "exits"),
+    [
+        ("SUCCEEDED", line("ended", status="finished"), 0, 0),
+        ("FAILED", line("failed", text="client 3 failed"), 1, 1),
+        ("FAILED", line("failed", text="no GPU"), 2, 2),
+        ("FAILED", line("ended", status="diverged"), 3, 3),
+        ("STOPPED", line("ended", status="stopped"), None, 130),
+        ("FAILED", line("round", round=1), -9, 1),
+    ],
+)
+def test_watch_ends_as_the_run_does(cluster, capsys, status, log, code, exits):
+    def follow(id, tell):
+        cluster.set(id, status=status, code=code)
+        cluster.logged[id] = log
+        tell(log)
+
+    cluster.follow = follow
+    assert call("submit", "tiny.yaml", "--watch") == exits
+    err = capsys.readouterr().err
+    assert ("client 3 failed" in err, "killed by signal 9" in err) == (exits == 1 and code == 1, code == -9)
