@@ -5,12 +5,12 @@ Whatever else is in the log (Ray's own first lines, a traceback of the interpret
 
 from __future__ import annotations
 
-import json
 import re
 from datetime import datetime
 from typing import Any
 
 from raysim.report.units import shown
+from raysim.runtime import telemetry
 
 _RAYS_OWN = re.compile(r"Running entrypoint for job |\S+ \S+\tINFO job_manager\.py")
 
@@ -20,10 +20,9 @@ def parsed(line: str) -> dict[str, Any] | None:
     if not line.startswith("{"):
         return None
     try:
-        found = json.loads(line)
+        return telemetry.read(line)
     except ValueError:
         return None
-    return found if isinstance(found, dict) and "event" in found and "run" in found else None
 
 
 def last(text: str) -> dict[str, Any]:
