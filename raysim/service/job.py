@@ -1,9 +1,12 @@
 """The job: what the cluster runs for ``raysim submit``.
 
-It joins the cluster and waits, light (see ``light.py``), until all that the run needs is there at once: one placement
-group, so that ten jobs cannot each hold a part and wait for the rest. Then it imports raysim and runs or resumes the
-experiment; the run finds the group by its name (``raysim.runtime.capacity.GROUP``). All it writes to its log are lines
-of JSON, each with everything that is known by then, so that the last one is enough for ``raysim status``.
+It joins the cluster and waits until all that the run needs is there at once: one placement group, so that ten jobs
+cannot each hold a part and wait for the rest. Then it runs or resumes the experiment; the run finds the group by its
+name (``raysim.runtime.capacity.GROUP``). All it writes to its log are lines of JSON, each with everything that is known
+by then, so that the last one is enough for ``raysim status``.
+
+A cluster may have a hundred runs that wait. A process with torch holds some 300 MB, one without a third of that: until
+its turn a job imports only what needs no torch (``placing``, ``capacity`` and ``storage`` of ``raysim.runtime``).
 
 It exits as ``raysim run`` does: 0 finished, 1 failed, 2 not runnable as written, 3 diverged, 130 stopped.
 """
@@ -23,14 +26,13 @@ from typing import Any
 from raysim.core.placement import Placement
 from raysim.core.plugin import ConfigError
 from raysim.runtime import telemetry
-from raysim.service import light
 from raysim.service.packing import REQUEST
 
 CODES = {"finished": 0, "diverged": 3, "stopped": 130}
 REFUSED, FAILED = 2, 1
 EXPLAINED = {"ConfigError": REFUSED, "DataError": REFUSED, "CheckpointError": REFUSED, "ClientError": FAILED}
 EXPLAINED |= {"HostLost": FAILED, "CoordinatorLost": FAILED}
-"""Exit codes of errors whose message says all a user needs, by name: a light process has classes of its own."""
+"""Exit codes of errors whose message says all a user needs; by name, for some of their modules need torch."""
 
 PAUSE = 1.0  # seconds between lines about rounds, and about checkpoints: short rounds come by the thousand
 FOREVER = 1e9  # seconds
@@ -86,7 +88,6 @@ def main() -> int:
         _join(log)
         _reserve(placement, folder, log)
         log("starting")
-        light.become_whole()
         return CODES[_run(request, folder, log)]
     except KeyboardInterrupt:
         log("ended", status="stopped", text="stopped before it began")

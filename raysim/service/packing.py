@@ -14,7 +14,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from raysim.core.plugin import ConfigError
-from raysim.service.light import LIGHT
 
 REQUEST = "raysim-job.json"
 LIMIT = 200_000_000  # bytes; Ray keeps packages in the head's memory and takes up to 500 MB
@@ -73,15 +72,14 @@ def entrypoint(module: str) -> str:
     worker, and the worker's parent has the interpreter in its command line.
 
     Args:
-        module: of this folder, whose `main` is run in a light process.
+        module: of this folder, to run.
     """
-    ran = LIGHT.format(module=module)
     return (
         "raylet=$(sed 's/.*) //' /proc/$PPID/stat 2>/dev/null | cut -d' ' -f2); "
         "own=$(tr '\\0' '\\n' </proc/$raylet/cmdline 2>/dev/null | "
         "sed -n 's/^--python_worker_command=\\([^ ]*\\).*/\\1/p'); "
         'for python in "$own" python3 python; do '
-        f'"$python" -c "{_FOUND}" 2>/dev/null && exec "$python" -c "{ran}"; done; '
+        f'"$python" -c "{_FOUND}" 2>/dev/null && exec "$python" -m raysim.service.{module}; done; '
         "echo 'There is no Python with Ray on this node: start Ray with its environment active.'; exit 2"
     )
 

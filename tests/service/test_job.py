@@ -1,4 +1,4 @@
-"""The job itself: light while it waits, clear when it refuses, brief in its log."""
+"""The job itself: without torch while it waits, clear when it refuses, brief in its log."""
 
 import json
 import os
@@ -10,10 +10,8 @@ import pytest
 
 import raysim as rs
 from raysim.core.host import ClientError
-from raysim.service import job, light
+from raysim.service import job
 from tests.experiments import digits
-
-LIGHT = light.LIGHT.format(module="job").partition("import raysim.service.job")[0]
 
 
 def run(code, folder):
@@ -26,25 +24,14 @@ def run(code, folder):
     return done.stdout.split()
 
 
-def test_a_job_waits_without_torch_and_then_has_all_of_raysim(tmp_path):
-    code = f"""{LIGHT}
+def test_a_job_waits_without_torch(tmp_path):
+    code = """import sys
 import raysim.service.job, raysim.service.handing
 from raysim.runtime import capacity, placing, storage
 from raysim.core.placement import Placement
-from raysim.service.light import become_whole, is_light
-heavy = {{"torch", "pandas", "sklearn", "matplotlib"}}
-print(is_light(), *sorted(heavy & set(sys.modules)))
-become_whole()
-import raysim
-print(is_light(), raysim.Simulation.__name__, "torch" in sys.modules, raysim.ConfigError is placing.ConfigError)
+print(*sorted({"torch", "pandas", "sklearn", "matplotlib"} & set(sys.modules)))
 """
-    assert run(code, tmp_path) == ["True", "False", "Simulation", "True", "False"]
-
-
-def test_becoming_whole_changes_nothing_where_raysim_is_whole():
-    before = sys.modules["raysim"]
-    light.become_whole()
-    assert sys.modules["raysim"] is before
+    assert run(code, tmp_path) == []
 
 
 @pytest.fixture

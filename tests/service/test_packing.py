@@ -81,9 +81,7 @@ def test_the_command_finds_the_second_python(tmp_path):
     for name, runs in (("python", f'exec {sys.executable} "$@"'), ("python3", "exit 1")):
         (tmp_path / name).write_text(f"#!/bin/sh\n{runs}\n")
         (tmp_path / name).chmod(0o755)
-    command = packing.entrypoint("job").replace(
-        "import raysim.service.job as job; sys.exit(job.main())", "print(1)"
-    )
+    command = packing.entrypoint("job").replace("-m raysim.service.job", "-c 'print(1)'")
     root = str(Path(rs.__file__).parents[1])
     done = shell(f"PYTHONPATH={root}; export PYTHONPATH; {command}", f"{tmp_path}:{os.environ['PATH']}")
     assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
