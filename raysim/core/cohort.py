@@ -17,52 +17,16 @@ from torch import Tensor
 from raysim.core import streams
 from raysim.core.batches import Batch, whole
 from raysim.core.cohorts import Plan
+from raysim.core.local_training import Training
 from raysim.core.plugin import at_round
 from raysim.core.population import cut
+from raysim.core.state import State
 from raysim.core.terms import Pull, Term
 
 if TYPE_CHECKING:
     from raysim.core.host import Host
     from raysim.core.interfaces import Optimizer
     from raysim.core.local import Local
-
-
-class State:
-    """Rows that belong to a block's clients and outlive the round. Rows handed out may be written in place.
-
-    Args:
-        host: where they live.
-        ids_C: the clients.
-        borrow: hand out copies and forget what is written to them: for measurements, which change nothing.
-    """
-
-    def __init__(self, host: Host, ids_C: np.ndarray, borrow: bool = False) -> None:
-        self._host, self._ids_C, self._borrow = host, ids_C, borrow
-        self._out: dict[str, tuple[Tensor, Tensor | None]] = {}
-
-    def rows(self, name: str, fill_P: Tensor) -> Tensor:
-        """Rows ``name`` [C, len(fill_P)]; a client that has none yet starts with ``fill_P``."""
-        if name not in self._out:
-            self._out[name] = (
-                (self._host.rows.borrow(self._ids_C, name, fill_P), None)
-                if self._borrow
-                else self._host.rows.checkout(self._ids_C, name, fill_P)
-            )
-        return self._out[name][0]
-
-    def look(self, name: str) -> Tensor:
-        """Rows ``name``, which every client has, to read and not to write: no copy where they lie side by side."""
-        return self._out[name][0] if name in self._out else self._host.rows.look(self._ids_C, name)
-
-    def handed(self) -> list[Tensor]:
-        """The rows handed out so far."""
-        return [rows for rows, _ in self._out.values()]
-
-    def commit(self) -> None:
-        """Write copies back to the host's store."""
-        for name, (rows, slots) in self._out.items():
-            if slots is not None:
-                self._host.rows.write(name, rows, slots)
 
 
 @dataclass(frozen=True)
@@ -205,47 +169,25 @@ class Cohort:
         lr: float | None = None,
         optimizer: Optimizer | None = None,
     ) -> Tensor:
-        host, local = self._host, self._host.local
-        trainer = host.trainer if optimizer is None else host.trainer.uncompiled()
-        optimizer, lr = optimizer or self._optimizer, self.lr if lr is None else lr
-        fill = self._fill() if local.keep_state else {}
-        kept = {name: self.state.rows(f"optimizer.{name}", f) for name, f in fill.items()}
-        shared = start if start.dim() == 1 else None
-        direct = self._start(start) if change and term is None else None
-
-        def attempt(a: int, b: int) -> dict[str, Tensor]:
-            x, stepping, rate = x_CP[a:b], cut(optimizer, a, b), cut(lr, a, b)
-            batches = host.batches(self._plan, self._begin + a, self._begin + b)
-            if direct is not None and (direct.dim() == 1 or b - a == len(self)):
-                loss_C = trainer.change(x, direct, batches, stepping, rate)
-                if loss_C is not None:
-                    return {"train_loss": loss_C}
-            begin = start if shared is not None else start[a:b]
-            spared = begin.clone() if copies and begin.data_ptr() == x.data_ptr() else begin
-            if begin.data_ptr() != x.data_ptr():
-                x.copy_(begin)
-            state = {n: r[a:b].clone() if copies else r[a:b] for n, r in kept.items()}
-            rows = state if local.keep_state else stepping.init(x)
-            for name in stepping.counted:
-                rows[name].zero_()
-            more, move = term and term.rows(a, b), pull and pull.rows(a, b)
-            try:
-                loss_C = trainer.train(x, rows, batches, stepping, rate, shared, more, move)
-            except (MemoryError, RuntimeError):
-                begin.copy_(spared) if spared is not begin else None
-                raise
-            for name, value in state.items() if copies else ():
-                kept[name][a:b].copy_(value)
-            if change:
-                x.sub_(begin)
-            return {"train_loss": loss_C} | {n: rows[n][:, 0].clone() for n in optimizer.reported}
-
-        # On a GPU memory may run out half way: rows that are kept must survive the retry.
-        copies = host.device.type != "cpu"
-        pieces = [host.shrinking(attempt, a, b) for a, b in host.stacks(len(self))]
-        told = [numbers for piece in pieces for numbers in piece]
-        for name in told[0] if local.steps != 0 else ():
-            self.report(name, torch.cat([numbers[name] for numbers in told]))
+        host = self._host
+        fill = self._fill() if host.local.keep_state else {}
+        call = Training(
+            host=host,
+            trainer=host.trainer if optimizer is None else host.trainer.uncompiled(),
+            batches=lambda a, b: host.batches(self._plan, self._begin + a, self._begin + b),
+            start=start,
+            direct=self._start(start) if change and term is None else None,
+            x_CP=x_CP,
+            kept={name: self.state.rows(f"optimizer.{name}", f) for name, f in fill.items()},
+            optimizer=optimizer or self._optimizer,
+            lr=self.lr if lr is None else lr,
+            term=term,
+            pull=pull,
+            change=change,
+        )
+        told = call.run(len(self))
+        for name, value_C in told.items() if host.local.steps != 0 else ():
+            self.report(name, value_C)
         return x_CP
 
     def _fill(self) -> dict[str, Tensor]:

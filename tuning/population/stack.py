@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raysim.core.cohort import Cohort, State
+from raysim.core.cohort import Cohort
 from raysim.core.cohorts import Plan
 from raysim.core.host import Host, Partial
 from raysim.core.interfaces import Optimizer
 from raysim.core.local import Local
 from raysim.core.population import varied
+from raysim.core.state import State
 from tuning.population.values import NotStackable, PerTrial, Varied, rows_of
 
 
