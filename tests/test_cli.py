@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from raysim.cli import main
+from tests.commands import call
 
 TINY = """
 data: {name: Digits, test: 100}
@@ -31,13 +32,6 @@ def tiny(tmp_path, monkeypatch):
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # main sets its own
     Path("tiny.yaml").write_text(TINY)
     return tmp_path
-
-
-def call(*arguments):
-    """Exit code of a command."""
-    with pytest.raises(SystemExit) as caught:
-        main(list(arguments))
-    return caught.value.code or 0
 
 
 def test_run_writes_a_folder_named_after_the_file(tiny, capsys):

@@ -9,10 +9,10 @@ from rich.console import Console
 
 import raysim as rs
 from raysim import spec
-from raysim.cli import main
 from raysim.core.interfaces import Aggregator
 from raysim.core.transforms import Attack
 from raysim.study import Panel, Study
+from tests.commands import call
 
 TEXT = """
 data: {name: Digits, test: 100}
@@ -43,13 +43,6 @@ def here(tmp_path, monkeypatch):
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # main sets its own
     Path("tiny.yaml").write_text(TEXT)
     return tmp_path
-
-
-def call(*arguments):
-    """Exit code of a command."""
-    with pytest.raises(SystemExit) as caught:
-        main(list(arguments))
-    return caught.value.code or 0
 
 
 def test_variants_are_merged_into_the_experiment():

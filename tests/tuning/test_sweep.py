@@ -13,7 +13,7 @@ from rich.console import Console
 
 import raysim as rs
 import tuning
-from raysim.cli import main
+from tests.commands import call
 from tests.tuning.parts import TEXT, Brittle, tiny, training
 from tuning.plan import Plan
 from tuning.records import Run, reached
@@ -31,13 +31,6 @@ def here(tmp_path, monkeypatch):
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # main sets its own
     Path("tiny.yaml").write_text(TEXT)
     return tmp_path
-
-
-def call(*arguments):
-    """Exit code of a command."""
-    with pytest.raises(SystemExit) as caught:
-        main(list(arguments))
-    return caught.value.code or 0
 
 
 def printed(thing):
