@@ -1,5 +1,6 @@
-"""One small Ray for the whole test session, its own token and temporary folder; one torch thread everywhere."""
+"""One small Ray for each process of the test session, its own token and temporary folder; one torch thread everywhere."""
 
+import atexit
 import os
 import secrets
 import shutil
@@ -8,6 +9,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 _HOME = Path(tempfile.mkdtemp(prefix="rs", dir="/tmp" if Path("/tmp").exists() else None))
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 (_HOME / "token").write_text(secrets.token_hex(32))
 os.environ |= {
     "RAY_AUTH_MODE": "token",
@@ -39,4 +41,3 @@ def ray_session():
     )
     yield
     ray.shutdown()
-    shutil.rmtree(_HOME, ignore_errors=True)
