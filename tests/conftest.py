@@ -1,4 +1,4 @@
-"""One small Ray for each process of the test session, its own token and temporary folder; one torch thread everywhere."""
+"""One small Ray for each process of the session, its own token and temporary folder; one torch thread everywhere."""
 
 import atexit
 import os

@@ -55,6 +55,8 @@ def regimes(
     ] = None,
     out: Out = None,
     table: Annotated[Path | None, typer.Option(help="Also write the table here (.csv).")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Keeps what was tried; runs/NAME if not given.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Try anew what was tried before.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Do not tell of each step-size search.")] = False,
 ) -> None:
     """Find where a larger batch, more clients or more local steps stop to help."""
@@ -70,11 +72,12 @@ def regimes(
         require_format(out)
     probe, console = Regimes.from_yaml(text(experiment), overrides, experiment.stem), Console(highlight=False)
     try:
-        probe.run(None if quiet else lambda line: typer.echo(line, err=True))
+        tell = None if quiet else lambda line: typer.echo(line, err=True)
+        probe.run(tell, folder or Path("runs") / probe.name, fresh)
     except KeyboardInterrupt:
         if probe.findings:
             console.print(probe.printed())
-        typer.echo("The probe was stopped; regimes are fitted at its end.", err=True)
+        typer.echo("The probe was stopped; the same command goes on, and fits regimes at the end.", err=True)
         raise typer.Exit(STOPPED) from None
     console.print(probe.printed())
     typer.echo(probe.text())

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from tuning.regimes import stepsize
+from tuning.regimes import ledger
 
 EXPERIMENT = """
 name: law
@@ -39,5 +39,5 @@ def laws(monkeypatch, needed):
         asked.append([s.local.optimizer.lr for s in simulations])
         return [curve(needed(s), s.rounds) for s in simulations]
 
-    monkeypatch.setattr(stepsize, "run_all", run_all)
+    monkeypatch.setattr(ledger, "run_all", run_all)
     return asked

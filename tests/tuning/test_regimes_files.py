@@ -11,6 +11,12 @@ from tests.tuning.fakes import EXPERIMENT, laws, parabola
 from tuning.regimes import Regimes, regimes
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch, tmp_path):
+    """The command keeps what it tried in the folder it is called in."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -125,4 +131,9 @@ def test_an_interrupted_command_prints_what_was_found(monkeypatch, tmp_path):
     said = CliRunner().invoke(app, [str(file), "--quiet", "--out", str(tmp_path / "a.png")])
     assert said.exit_code == 130
     assert "123" in said.stdout
+    assert "the same command goes on" in said.stderr
     assert not (tmp_path / "a.png").exists()
+    laws(monkeypatch, lambda s: 123.0)
+    said = CliRunner().invoke(app, [str(file), "--out", str(tmp_path / "a.png")])
+    assert "tried before, in runs/law" in said.stderr
+    assert (tmp_path / "a.png").exists()

@@ -26,6 +26,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +40,7 @@ from raysim.variants import variant
 from tuning.regimes import fits, noise
 from tuning.regimes.block import Block, read, require, require_examples, with_clients
 from tuning.regimes.finding import Finding
+from tuning.regimes.ledger import Ledger
 from tuning.regimes.stepsize import Goal, Search
 from tuning.regimes.theory import Theory, theory
 
@@ -96,23 +98,31 @@ class Regimes:
         made = {label: variant(tree, label, c) for label, c in built.variants.items()}
         return cls(built, made or {name: variant(tree, name)}, name)
 
-    def run(self, tell: Callable[[str], object] | None = None) -> Regimes:
+    def run(
+        self,
+        tell: Callable[[str], object] | None = None,
+        folder: str | Path | None = None,
+        fresh: bool = False,
+    ) -> Regimes:
         """Find the best step size of every value of every variant, and fit the regimes.
 
         Args:
             tell: called with a line as things happen.
+            folder: keeps what is tried, so that the same call goes on after an interruption; None keeps nothing.
+            fresh: forget what was tried before.
 
         Returns:
             The probe itself, with its findings; those so far where it is interrupted.
 
         Raises:
-            ConfigError: the experiment's data are not such as the block needs.
+            ConfigError: the experiment's data are not such as the block needs, or the folder cannot be written to.
         """
+        ledger = Ledger(None if folder is None else Path(folder), fresh, tell)
         found = {label: self._ready(label, s) for label, s in self.variants.items()}
         self.findings = {}
         for label in found:
             self.findings[label] = found[label]
-            self._search(label, found[label], tell)
+            self._search(label, found[label], ledger, tell)
             self._judge(found[label])
         return self
 
@@ -163,7 +173,9 @@ class Regimes:
             ) from None
         return Finding(simulation, shares_N, theory=known)
 
-    def _search(self, label: str, found: Finding, tell: Callable[[str], object] | None) -> None:
+    def _search(
+        self, label: str, found: Finding, ledger: Ledger, tell: Callable[[str], object] | None
+    ) -> None:
         """Find the best step size of every value."""
         block, simulation, known = self.block, found.simulation, found.theory
         guess = self._first_guess(simulation, known)
@@ -173,7 +185,8 @@ class Regimes:
             say = (lambda line, v=value: tell(f"{label}, {block.along} {v}: {line}")) if tell else None
             seeds = range(simulation.seed, simulation.seed + block.seeds)
             make = lambda lr, seed, rounds, v=value: self.at(simulation, known, v, lr, seed, rounds)
-            search = Search(make, Goal(block.metric, block.target), seeds, block.steps, block.max_rounds, say)
+            goal = Goal(block.metric, block.target)
+            search = Search(make, goal, seeds, block.steps, block.max_rounds, ledger.run_all, say)
             lr = search.run(guess, horizon)
             found.trials += search.trials
             before = value

@@ -13,7 +13,6 @@ from raysim.core.plugin import ConfigError, Count, Plugin, Positive
 from raysim.report.tables import diverged
 from raysim.report.units import higher_is_better
 from raysim.simulation import Simulation
-from tuning.population.many import run_all
 
 EXTENSIONS = 6
 SOME = 0.01  # of the way to the target: what a run must make in its second half to be worth more rounds
@@ -123,6 +122,7 @@ class Search:
         seeds: of the runs of each step size.
         grid: of step sizes.
         limit: rounds at most.
+        run_all: gives the metrics of experiments, in their order.
         tell: called with a line as things happen.
     """
 
@@ -131,6 +131,7 @@ class Search:
     seeds: Sequence[int]
     grid: Grid
     limit: int
+    run_all: Callable[[Sequence[Simulation]], list[pd.DataFrame]]
     tell: Callable[[str], object] | None = None
     rounds: dict[float, np.ndarray] = field(default_factory=dict)  # to the target, of each seed
     tables: dict[float, list[pd.DataFrame]] = field(default_factory=dict)
@@ -191,7 +192,7 @@ class Search:
 
     def _try(self, rates: list[float], horizon: int) -> None:
         pairs = [(rate, seed) for rate in rates for seed in self.seeds]
-        tables = run_all([self.make(rate, seed, horizon) for rate, seed in pairs])
+        tables = self.run_all([self.make(rate, seed, horizon) for rate, seed in pairs])
         self.trials += len(pairs)
         for i, rate in enumerate(rates):
             own = tables[i * len(self.seeds) : (i + 1) * len(self.seeds)]
