@@ -199,10 +199,38 @@ def test_a_run_is_named_after_its_folder(folder, named, name):
     assert telemetry.name_of(folder, named) == name
 
 
-def test_resident_memory_grows_with_what_is_held():
-    before = telemetry.resident()
-    held = np.ones(5_000_000)
-    assert telemetry.resident() - before > 0.9 * held.nbytes
+def without_packages(code):
+    """What ``code`` prints in a process of its own, where importing raysim's modules takes no other package."""
+    start = """
+import importlib.util as u, sys, types
+m = types.ModuleType("raysim"); m.__path__ = list(u.find_spec("raysim").submodule_search_locations)
+sys.modules["raysim"] = m
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", start + code], capture_output=True, text=True, check=True, timeout=60
+    )
+    return done.stdout.strip()
+
+
+def test_resident_memory_is_that_of_pages_touched():
+    """Told in a process with nothing else to do: memory freed elsewhere, or reused, would hide what is taken."""
+    code = """
+import mmap
+from raysim.runtime.telemetry import resident
+seen = [resident()]
+held = mmap.mmap(-1, 128 << 20)
+seen.append(resident())
+for page in range(0, len(held), mmap.PAGESIZE):
+    held[page] = 1
+seen.append(resident())
+held.close()
+seen.append(resident())
+print(*(now - before for before, now in zip(seen, seen[1:])))
+"""
+    mapped, touched, unmapped = (int(word) / (128 << 20) for word in without_packages(code).split())
+    assert mapped == pytest.approx(0, abs=0.1)  # address space is not memory
+    assert touched == pytest.approx(1, abs=0.1)
+    assert unmapped == pytest.approx(-1, abs=0.1)
 
 
 # ---- lines -----------------------------------------------------------------------------------------------------------
@@ -258,14 +286,8 @@ def test_what_is_no_line_of_a_log_is_refused(text):
 def test_lines_need_neither_torch_nor_ray():
     """A job that waits for its turn stays small."""
     code = """
-import importlib.util as u, sys, types
-m = types.ModuleType("raysim"); m.__path__ = list(u.find_spec("raysim").submodule_search_locations)
-sys.modules["raysim"] = m
 from raysim.runtime.telemetry import line
 line("r", {"kind": "waiting"})
 print(sorted({"torch", "ray", "numpy"} & set(sys.modules)))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-    )
-    assert done.stdout.strip() == "[]"
+    assert without_packages(code) == "[]"
