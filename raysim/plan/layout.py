@@ -120,19 +120,21 @@ def nodes_of(begin: int, end: int, leaves: int) -> int:
 
 @dataclass(frozen=True)
 class Halo:
-    """Rows that cross from actor to actor when all mix with their neighbours.
+    """What travels when all mix with their neighbours.
 
     Args:
-        rows_A: that each actor receives.
+        rows_A: that each actor receives from others.
+        edges_A: entries of the matrix that the coordinator sends to each.
         pairs: of actors, ordered, between which some go.
     """
 
     rows_A: np.ndarray
+    edges_A: np.ndarray
     pairs: float
 
 
 def halo(topology: Topology, clients: int, bounds_A: np.ndarray, known: int) -> Halo:
-    """Count them on the topology itself; one too large to write out is scaled up, which is at most too many.
+    """Count it on the topology itself; one too large to write out is scaled up, which is at most too much.
 
     Args:
         topology: who talks to whom; of one that changes the mean over some rounds counts.
@@ -141,7 +143,8 @@ def halo(topology: Topology, clients: int, bounds_A: np.ndarray, known: int) -> 
         known: a number of clients that the topology is known to have.
     """
     edges = topology.mixing(known, 0).nnz
-    small = EDGES * known // edges if edges < known * known / 2 else int(EDGES**0.5)
+    sparse = edges < known * known / 2
+    small = EDGES * known // edges if sparse else int(EDGES**0.5)
     written = clients if clients <= small else max(known, small)
     try:
         topology.fit(written)
@@ -151,12 +154,14 @@ def halo(topology: Topology, clients: int, bounds_A: np.ndarray, known: int) -> 
     counted = [
         _crossing(topology.mixing(written, r), bounds) for r in range(ROUNDS if topology.varies else 1)
     ]
-    rows_A = np.mean([rows for rows, _ in counted], 0) * (clients / written)
-    return Halo(rows_A, float(np.mean([pairs for _, pairs in counted])))
+    more = clients / written
+    rows_A = np.mean([rows for rows, _, _ in counted], 0) * more
+    edges_A = np.mean([edges for _, edges, _ in counted], 0) * (more if sparse else more**2)
+    return Halo(rows_A, edges_A, float(np.mean([pairs for _, _, pairs in counted])))
 
 
-def _crossing(matrix: csr_array, bounds: np.ndarray) -> tuple[np.ndarray, int]:
-    """Rows that each actor needs of others, and the pairs of actors between which some go."""
+def _crossing(matrix: csr_array, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Rows that each actor needs of others, its entries, and the pairs of actors between which some rows go."""
     matrix = csr_array(matrix, copy=True)  # a topology may keep its own
     matrix.eliminate_zeros()
     rows, pairs = np.zeros(len(bounds) - 1), 0
@@ -165,4 +170,4 @@ def _crossing(matrix: csr_array, bounds: np.ndarray) -> tuple[np.ndarray, int]:
         far = np.unique(near[(near < lo) | (near >= hi)])
         rows[a] = len(far)
         pairs += len(np.unique(np.searchsorted(bounds, far, side="right")))
-    return rows, pairs
+    return rows, np.diff(matrix.indptr[bounds]), pairs

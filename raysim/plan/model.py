@@ -5,17 +5,21 @@ A node has u cores or GPUs; C clients a round lie in B blocks; C0 of them were m
  (1) training_s    = work_s C/C0 slowdown(min(k, u)) / speed max(max_a w_a, max_m sum_{a on m} w_a / u)
                      where actor a has the share w_a of the work, in whole blocks
  (2) down_bytes    = sum over tensors b (A if b <= inline else M) + A carried + 16 C + 8 (B + A)
+                     of a mixing: 16 C + 12 entries of the matrix + 16 halo
  (3) up_bytes      = sum_a n_a row + report C       n_a: nodes of the summation tree (or clients) of actor a
  (4) network_s     = max(down of the head, down of a node) / rate + the same up + halo of a node / rate
  (5) handling_s    = byte_s (bytes that the coordinator copies down + up_bytes)
  (6) calls_s       = call_s + actor_s (actors that work + pairs that swap rows)
  (7) round_s       = own_s + client_s (C - C0) + registered_s (N - N0) + sum over exchanges of (1) + (4) + (5) + (6)
+                     own_s C/C0 where the coordinator works on a row or on edges of every client
  (8) evaluation_s  = chunk_s ... as (1) with ceil(chunks / A) for a share + (4) + (5) + (6) + its probes' exchanges
  (9) total_s       = start_s + data M / rate + rounds round_s + evaluations evaluation_s
 (10) actor_bytes   = process + N/A rows + books (+ the data, on a GPU);  node_bytes = data + k actor_bytes + Ray's own
+     head_bytes    = 2 data + 330 N + process + up_bytes + Ray's own; on one machine a part of node_bytes
 
-Nothing overlaps: what a round does it does one after the other, so the model leans to the slow side. Rounds of several
-kinds are averaged by their shares. Not in it: faults, stragglers, checkpoints, other users of machines and network.
+Bytes are those that the simulation moves, not those that its clients would send: of compressed rows the sums travel,
+whole. Nothing overlaps: what a round does it does one after the other, so the model leans to the slow side. Rounds of
+several kinds are averaged by their shares. Not in it: faults, stragglers, checkpoints, other users of machines.
 """
 
 from __future__ import annotations
@@ -24,16 +28,21 @@ import math
 
 import numpy as np
 
+from raysim.core.clients import ROWS_LIMIT
 from raysim.plan.case import Case, Cost, Memory, Prediction
-from raysim.plan.facts import Exchange
+from raysim.plan.facts import Calibration, Exchange, Pattern
 from raysim.plan.machines import Machine
 from raysim.runtime import mailbox
 
 INLINE_BYTES = 90_000  # on a cluster Ray sends up to 100 KB along with each call; more goes once to each node
 ID_BYTES = 16  # a client's id and weight, in every call
+ENTRY_BYTES = 12  # of a mixing matrix: whose row, and its weight
 BOUND_BYTES = 8  # a block's boundary
 BOOK_BYTES = 120  # where a client's rows lie: an entry of a dictionary
 START_BYTES = 16  # where a client's examples begin and how many they are, of every client in every process
+HEAD_CLIENT_BYTES = (
+    330  # of every client while the coordinator deals out the data: an array of indices, order, weight
+)
 RAY_NODE_BYTES = 0.4e9  # raylet, agents and idle workers of Ray 2.60
 RAY_HEAD_BYTES = 0.8e9  # the same with GCS and dashboard
 CONTEXT_BYTES = 0.6e9  # CUDA's own in every process: 0.3 to 0.6 GB
@@ -74,8 +83,12 @@ def down_bytes(case: Case, exchange: Exchange) -> tuple[float, float]:
     at_one = int(np.bincount(case.node_A[work_A]).max())
     each = [_copies(case, exchange, b, actors, nodes) for b in exchange.sent_bytes]
     here = [_copies(case, exchange, b, at_one, 1) for b in exchange.sent_bytes]
+    if exchange.kind == "mix" and case.halo is not None:
+        entries_A = ENTRY_BYTES * case.halo.edges_A + ID_BYTES * case.halo.rows_A
+        bytes_A = entries_A + ID_BYTES * np.diff(case.layout.bounds_A)
+        return float(bytes_A.sum()), _busiest(case, bytes_A)
     if exchange.kind != "exchange":
-        return float(sum(each)), float(sum(here))
+        return 0.0, 0.0
     inside = exchange.carried_bytes + exchange.carried_client_bytes * case.clients
     blocks = case.layout.blocks
     head = sum(each) + actors * inside + ID_BYTES * clients + BOUND_BYTES * (blocks + actors)
@@ -99,7 +112,12 @@ def up_bytes(case: Case, exchange: Exchange) -> tuple[float, float]:
     clients_A = np.diff(case.layout.bounds_A)
     number_A = {"sum": case.layout.nodes_A, "rows": clients_A}.get(exchange.reduce, 0 * clients_A)
     bytes_A = number_A * exchange.row_bytes + exchange.report_bytes * clients_A
-    return float(bytes_A.sum()), float(np.bincount(case.node_A, weights=bytes_A).max())
+    return float(bytes_A.sum()), _busiest(case, bytes_A)
+
+
+def _busiest(case: Case, bytes_A: np.ndarray) -> float:
+    """Of the node that has most."""
+    return float(np.bincount(case.node_A, weights=bytes_A).max())
 
 
 def halo_bytes(case: Case, exchange: Exchange) -> tuple[float, float]:
@@ -107,7 +125,7 @@ def halo_bytes(case: Case, exchange: Exchange) -> tuple[float, float]:
     if exchange.kind != "mix" or case.halo is None:
         return 0.0, 0.0
     bytes_A = case.halo.rows_A * float(exchange.row_bytes)
-    return float(bytes_A.sum()), float(np.bincount(case.node_A, weights=bytes_A).max())
+    return float(bytes_A.sum()), _busiest(case, bytes_A)
 
 
 def network_s(case: Case, head_bytes: float, node_bytes: float) -> tuple[float, float]:
@@ -176,7 +194,7 @@ def moved(case: Case) -> Cost:
     return Cost(
         node_network_s=network_s(case, 0.0, crossing / nodes)[1],
         coordinator_s=calls.far_byte_s * crossing / actors,
-        calls_s=calls.call_s + calls.actor_s * pairs,
+        calls_s=calls.call_s + calls.actor_s * 2 * pairs,  # one gives, the other takes
         halo_bytes=crossing,
         node_down_bytes=crossing / nodes,
         node_up_bytes=crossing / nodes,
@@ -186,13 +204,26 @@ def moved(case: Case) -> Cost:
 def round_cost(case: Case) -> Cost:
     """(7) A round, averaged over kinds of rounds."""
     facts = case.facts
-    more = facts.client_s * (case.layout.clients - facts.cohort)
-    more += facts.registered_s * (case.clients - facts.clients)
     total = Cost()
     for pattern in facts.patterns:
-        own = Cost(coordinator_s=max(0.0, pattern.coordinator_s + more))
+        own = Cost(coordinator_s=own_s(case, pattern))
         total += sum((cost(case, e) for e in pattern.exchanges), own) * pattern.share
     return total + moved(case)
+
+
+def own_s(case: Case, pattern: Pattern) -> float:
+    """(7) Seconds of the coordinator's own work."""
+    facts, clients = case.facts, case.layout.clients
+    more = facts.registered_s * (case.clients - facts.clients)
+    if handles_each(facts, pattern):
+        return max(0.0, pattern.coordinator_s * clients / facts.cohort + more)
+    return max(0.0, pattern.coordinator_s + facts.client_s * (clients - facts.cohort) + more)
+
+
+def handles_each(facts: Calibration, pattern: Pattern) -> bool:
+    """Whether the coordinator works on a row as long as the model, or on the edges, of every client."""
+    whole = 4 * facts.parameters
+    return any(e.kind == "mix" or (e.reduce == "rows" and e.row_bytes >= whole) for e in pattern.exchanges)
 
 
 def evaluation_cost(case: Case) -> Cost:
@@ -201,38 +232,48 @@ def evaluation_cost(case: Case) -> Cost:
     shares = np.array_split(np.arange(found.chunks), case.layout.actors)
     share_A = np.array([len(share) for share in shares]) / found.chunks
     work_s = found.chunks * found.chunk_s * slowdown(case) / case.speed * slowest(case, share_A)
-    x = Exchange("evaluate", 0.0, "none", (4 * case.facts.parameters,))
-    probes = sum((cost(case, e) for e in found.exchanges), Cost())
-    return Cost(training_s=work_s) + cost(case, x) + probes
+    asked = min(found.chunks, case.layout.actors)
+    size, calls = 4 * case.facts.parameters, case.facts.calls
+    small = size <= INLINE_BYTES
+    down = size * (asked if small else math.ceil(asked / case.per_node))
+    head_s, node_s = network_s(case, down, size * (min(asked, case.per_node) if small else 1))
+    handling_s = calls.far_byte_s * (down if small else size)
+    own = Cost(work_s, head_s, node_s, handling_s, calls.call_s + calls.actor_s * asked, down)
+    return sum((cost(case, e) for e in found.exchanges), own)
+
+
+def data_bytes(case: Case) -> float:
+    """Training and test data."""
+    return case.facts.memory.data_client * case.clients + case.facts.memory.data
 
 
 def memory(case: Case) -> Memory:
     """(10) Memory of an actor, of its share of a GPU, of a node and of the coordinator's machine."""
     facts, actors = case.facts, case.layout.actors
-    kept, process = facts.memory, facts.calls.process_bytes
-    data = kept.data_client * case.clients + kept.data
+    kept, process, data = facts.memory, facts.calls.process_bytes, data_bytes(case)
     rows = (kept.row + kept.mixed) * case.clients / actors
     seen = case.clients / actors
     if kept.row == 0:  # clients that come to an actor only for a round are not forgotten
         seen = min(case.clients, case.rounds * case.layout.clients / actors)
     books = BOOK_BYTES * seen + START_BYTES * case.clients
     largest_up = max((up_bytes(case, e)[0] for p in facts.patterns for e in p.exchanges), default=0.0)
-    head = 2 * data + process + kept.server + START_BYTES * case.clients + largest_up + RAY_HEAD_BYTES
-    gpu = 0.0
-    actor = process + books + kept.data
+    # The data twice: as they are read and as they are dealt out, then the coordinator's and those in the object store.
+    head = 2 * data + process + kept.server + HEAD_CLIENT_BYTES * case.clients + largest_up + RAY_HEAD_BYTES
+    scratch = 4.0 * SCRATCH * facts.row_floats * case.block
+    gpu, actor = 0.0, process + books + kept.data
     if case.on_gpus:
-        gpu = CONTEXT_BYTES + data + rows + 4 * SCRATCH * facts.row_floats * case.block
+        gpu = CONTEXT_BYTES + data + rows + scratch
     else:
-        actor += rows
-    return Memory(actor, gpu, data + case.per_node * actor + RAY_NODE_BYTES, head)
+        actor += rows + (0 if facts.calls.measured else scratch)  # measured actors had trained
+    node = case.per_node * actor + (head if case.near else data + RAY_NODE_BYTES)
+    return Memory(actor, gpu, node, head)
 
 
 def predict(case: Case) -> Prediction:
     """(9) Everything about a run."""
     each, looked = round_cost(case), evaluation_cost(case)
-    data = case.facts.memory.data_client * case.clients + case.facts.memory.data
-    nodes = case.cluster.nodes
-    ship_s = sum(network_s(case, nodes * data, data))
+    data = data_bytes(case)
+    ship_s = sum(network_s(case, case.cluster.nodes * data, data))
     begin_s = case.facts.calls.start_s + ship_s
     total_s = begin_s + case.rounds * each.seconds + case.evaluations * looked.seconds
     return Prediction(
@@ -265,6 +306,10 @@ def busy(case: Case, each: Cost) -> dict[str, float]:
     if case.on_gpus:
         sharing = math.ceil(case.per_node / worker.gpus)
         found["memory of a GPU"] = sharing * used.gpu_bytes / (worker.gpu_memory_gb * 1e9)
+    gathered = [e for p in case.facts.patterns for e in p.exchanges if e.reduce == "rows"]
+    if gathered:
+        rows_bytes = case.layout.clients * max(e.row_bytes for e in gathered)
+        found["memory for rows in one place"] = rows_bytes / ROWS_LIMIT
     if case.cluster.head is not None:
         found["memory of the head"] = used.head_bytes / (case.cluster.head.memory_gb * 1e9)
     return found

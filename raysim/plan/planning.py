@@ -14,6 +14,8 @@ from raysim.plan.case import Case, Prediction
 from raysim.plan.facts import Calibration
 from raysim.plan.machines import Cluster, here
 
+STORE_SHARE = 0.3  # of a machine's memory is Ray's object store, unless Ray is told otherwise
+
 if TYPE_CHECKING:
     from raysim.simulation import Simulation
 
@@ -126,10 +128,33 @@ def notes(case: Case, prediction: Prediction, twice: Prediction) -> list[str]:
             f"{prediction.idle} of {prediction.actors} actors have no work: a round has only {prediction.blocks} "
             f"blocks of {case.block} clients. Use fewer nodes, or a smaller execution.block."
         )
+    said += _store(case) + _scaled(case)
     gain = prediction.round_s / max(twice.round_s, 1e-12)
     said.append(f"Twice the nodes: {shown_seconds(twice.round_s)} a round, {gain:.2f} times as fast.")
     said += [f"It does not fit: {name} would be {share:.0%} full." for name, share in _full(prediction)]
     return said
+
+
+def _store(case: Case) -> list[str]:
+    machines = [case.cluster.worker] + ([] if case.cluster.head is None else [case.cluster.head])
+    data, room = model.data_bytes(case), STORE_SHARE * min(m.memory_gb for m in machines) * 1e9
+    if data <= room:
+        return []
+    return [
+        f"The data set ({shown_bytes(data)}) is larger than Ray's object store ({shown_bytes(room)}, "
+        f"{STORE_SHARE:.0%} of a machine's memory): Ray keeps it on the disk there, which takes as much room and reads "
+        "slowly. Give the machines more memory, or Ray a larger object_store_memory."
+    ]
+
+
+def _scaled(case: Case) -> list[str]:
+    each = any(model.handles_each(case.facts, p) for p in case.facts.patterns)
+    if not each or case.layout.clients == case.facts.cohort:
+        return []
+    return [
+        f"The coordinator works on something of every client: what it took for {case.facts.cohort:,} is scaled to "
+        f"{case.layout.clients:,} in proportion, too little for rules whose work grows faster (Krum: with the square)."
+    ]
 
 
 def _full(prediction: Prediction) -> list[tuple[str, float]]:
@@ -144,8 +169,8 @@ def refuse(prediction: Prediction) -> None:
     """
     for name, share in _full(prediction):
         raise ConfigError(
-            f"{prediction.clients:,} clients do not fit: {name} would be {share:.0%} full. Use fewer --clients, more "
-            "nodes where clients keep rows, or machines with more memory."
+            f"{prediction.clients:,} clients do not fit: {name} would be {share:.0%} full. Use fewer --clients, a "
+            "smaller cohort, more nodes where clients keep rows, or machines with more memory."
         )
 
 

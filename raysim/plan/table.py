@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from raysim.plan import planning
+from raysim.plan import model, planning
 from raysim.plan.calibration import calibrate
 from raysim.plan.case import Prediction
 from raysim.plan.facts import Calibration
@@ -78,7 +78,27 @@ def described(simulation: Simulation, facts: Calibration, speed: float) -> str:
         f"each actor, {1e9 * facts.calls.far_byte_s:.2g} ns a byte.{measured} One GPU is taken to be {speed:g} times "
         f"as fast. Each node is one {WORKER} (one L4), the head {HEAD}, networks as in the vendor's data sheet. A cell "
         "holds the time per round, the memory that an actor takes on its GPU, and what is busiest or fullest. "
-        "The model (`raysim/plan/model.py`) lets nothing overlap."
+        f"The model (`raysim/plan/model.py`) lets nothing overlap. {limited(simulation, facts)}"
+    )
+
+
+def limited(simulation: Simulation, facts: Calibration) -> str:
+    """Where the head is full, in words: its memory grows in proportion to the clients."""
+    worker, head = instance(WORKER), instance(HEAD)
+    assert worker is not None
+    assert head is not None
+    asked = lambda clients: planning.case(
+        simulation, facts, Cluster(worker, head, 10), clients=clients, per_node=1
+    )
+    few, many = (model.memory(asked(clients)).head_bytes for clients in (CLIENTS[0], CLIENTS[-1]))
+    each = (many - few) / (CLIENTS[-1] - CLIENTS[0])
+    most = (1e9 * head.memory_gb - few) / each + CLIENTS[0]
+    stored = planning.STORE_SHARE * 1e9 * head.memory_gb / facts.memory.data_client
+    return (
+        "The head holds the training set twice (as read and as dealt out, then its own and the object store's), and "
+        f"{model.HEAD_CLIENT_BYTES} bytes for each client beside it: {HEAD} is full at {most / 1e6:.1f} million of "
+        f"these clients, and ten million take a head of {many / 1e9:.0f} GB. Beyond {stored / 1e6:.1f} million Ray's "
+        "object store keeps what it has no room for on the disk."
     )
 
 

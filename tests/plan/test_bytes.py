@@ -6,11 +6,13 @@ import ray.cloudpickle
 from torch import Tensor
 
 import raysim as rs
-from raysim.plan import model, planning
+from raysim.core.host import Setup
+from raysim.plan import calibration, model, planning
 from raysim.plan.calibration import calibrate
-from raysim.runtime import placing
+from raysim.runtime import coordinator
 from raysim.runtime.mailbox import Slip
 from raysim.runtime.post import Post
+from raysim.runtime.ray_fleet import RayFleet
 from raysim.runtime.stepwise import Stepwise
 from tests.experiments import digits
 from tests.plan.made import alone
@@ -23,7 +25,7 @@ class Meter:
     """Counts what a fleet of actors sends and receives."""
 
     def __init__(self, fleet, monkeypatch):
-        self.down = self.up = self.halo = self.calls = self.number = 0
+        self.down = self.up = self.halo = self.calls = self.number = self.mixed = 0
         self.fleet, self.real = fleet, fleet.actors
         posted, received, dumps = Post.posted, Post.received, ray.cloudpickle.dumps
 
@@ -52,7 +54,7 @@ class Meter:
         fleet.actors = [Handle(actor, self) for actor in fleet.actors]
 
     def counts(self):
-        return np.array([self.down, self.up, self.halo, self.calls, self.number], float)
+        return np.array([self.down, self.up, self.halo, self.calls, self.number, self.mixed], float)
 
 
 class Handle:
@@ -62,7 +64,8 @@ class Handle:
         self._actor, self._meter = actor, meter
 
     def __getattr__(self, name):
-        return Picking(self._actor, self._meter) if name == "pick" else getattr(self._actor, name)
+        counted = {"pick": Picking, "mix": Mixes}
+        return counted[name](self._actor, self._meter) if name in counted else getattr(self._actor, name)
 
 
 class Picking:
@@ -74,6 +77,17 @@ class Picking:
     def remote(self, name, ids):
         self.meter.halo += len(ids)
         return self.actor.pick.remote(name, ids)
+
+
+class Mixes(Picking):
+    """The call that tells an actor with whom its clients mix."""
+
+    def remote(self, name, part, halo_ids, *halo):
+        arrays = (part.ids_C, part.start_C[1:], part.neighbour_E, part.weight_E)
+        self.meter.mixed += sum(a.nbytes for a in arrays) + 2 * sum(
+            ids.nbytes for ids in halo_ids
+        )  # those picked too
+        return self.actor.mix.remote(name, part, halo_ids, *halo)
 
 
 def size(value):
@@ -95,13 +109,28 @@ ACTORS = 3
 ROUNDS = range(2, 6)  # whole periods, after the first two
 
 
-def measured(sim, actors, monkeypatch):
+@pytest.fixture(scope="module")
+def fleet(ray_session):
+    """Actors for all rules: what they are set up with is the same."""
+    sim = experiment("averaging")
+    dataset, shards = sim.load()
+    setup = Setup(dataset, shards, sim.initial_model(dataset), sim.local, sim.seed, "stacked")
+    fleet = RayFleet(setup, rs.Placement(actors=ACTORS, cpus_per_actor=0.5))
+    yield fleet
+    fleet.close()
+
+
+def experiment(rule):
+    return digits(rule=RULES[rule], local=LOCAL, cohort=None, rounds=9, evaluate_every=9)
+
+
+def measured(sim, fleet, monkeypatch):
     """Counts of each round on actors, and the parameters."""
-    run = Stepwise(
-        sim.replaced(placement=rs.Placement(actors=actors, cpus_per_actor=0.5), rounds=9, evaluate_every=9)
-    )
-    placing.connect(run.simulation.placement)
+    run = Stepwise(sim.replaced(placement=fleet.placement))
+    fleet.load_rows([])
     with monkeypatch.context() as patched:
+        patched.setattr(coordinator, "started", lambda *_: fleet)
+        patched.setattr(fleet, "close", lambda: None)
         run.begin()
         meter = Meter(run.fleet, patched)
         try:
@@ -116,17 +145,22 @@ def measured(sim, actors, monkeypatch):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_predicted_bytes_are_those_that_travel(rule, monkeypatch):
-    sim = digits(rule=RULES[rule], local=LOCAL, cohort=None, rounds=9, evaluate_every=9)
-    facts = calibrate(sim, ray=False, rounds=9, seconds=60)
+def test_predicted_bytes_are_those_that_travel(rule, fleet, monkeypatch):
+    monkeypatch.setattr(calibration, "ENOUGH", 0.0)  # seconds: what travels is the same in every round
+    sim = experiment(rule)
+    facts = calibrate(sim, ray=False)
     known = planning.case(sim, facts, alone(cpus=4), per_node=ACTORS)
-    (down, up, halo, calls, number), P = measured(sim, ACTORS, monkeypatch)
+    (down, up, halo, calls, number, mixed), P = measured(sim, fleet, monkeypatch)
     each = model.round_cost(known)
     fetched = sum(e.rows * p.share for p in facts.patterns for e in p.exchanges if e.kind == "fetch")
     assert each.up_bytes == pytest.approx(up + fetched * 4 * P)
     assert each.halo_bytes + fetched * 4 * P == pytest.approx(halo * 4 * P)
-    inside = (
-        sum(p.share * sum(model.down_bytes(known, e)[0] for e in p.exchanges) for p in facts.patterns) - down
+    sent = lambda mix: sum(
+        p.share * sum(model.down_bytes(known, e)[0] for e in p.exchanges if (e.kind == "mix") == mix)
+        for p in facts.patterns
     )
+    assert sent(mix=True) == pytest.approx(mixed)
+    assert (mixed > 0) == (rule == "gossip")
+    inside = sent(mix=False) - down
     assert inside >= 0
     assert inside <= calls <= inside + FRAME * number

@@ -1,6 +1,10 @@
 """A calibration: what it records of rounds, on experiments of which that is known."""
 
+import json
+import subprocess
+import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -178,3 +182,51 @@ def test_memory_that_grows_with_clients_is_what_this_process_takes():
         pytest.skip("no /proc here")
     assert predicted > 10e6
     assert predicted / 2 < grown < 2 * predicted
+
+
+HEAD = """
+import dataclasses, json, re, sys
+import numpy as np
+import raysim as rs
+from raysim.runtime import fleet, ray_fleet
+from raysim.runtime.coordinator import Coordinator
+
+class Nobody:  # in the place of actors: what the coordinator has of its own is looked at
+    def __init__(self, setup, placement, tell):
+        self.setup, self.owner_N = setup, np.full(setup.shards.number, -1, np.int64)
+    evaluate = lambda self, x_P: (1.0, 0.5)
+
+def memory(name):
+    return 1024 * int(re.search(name + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
+
+def prepared(clients):
+    many = dataclasses.replace(
+        small, x_train=np.resize(small.x_train, (4 * clients, 1, 8, 8)), y_train=np.resize(small.y_train, 4 * clients)
+    )
+    rs.data.Digits.load = lambda self: many
+    run = Coordinator(rs.Simulation(
+        data=rs.data.Digits(), partition=rs.partitions.IID(clients=clients), model=rs.models.MLP(hidden=(8,)),
+        local=rs.Local(optimizer=rs.optimizers.SGD(lr=0.1), steps=1, batch_size=4),
+        placement=rs.Placement(actors=1), rounds=1,
+    ), None)
+    run._prepare()
+    run._clients(run._begin())
+    return many.x_train.nbytes + many.y_train.nbytes
+
+ray_fleet.RayFleet = Nobody
+small = rs.data.Digits().load()
+prepared(300)
+before = memory("VmRSS")
+print(json.dumps([prepared(int(sys.argv[1])), memory("VmHWM") - before]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here")
+def test_memory_of_the_coordinator_is_what_the_model_says():
+    """The training set twice at most, and so much for each client: without what is in the object store by then."""
+    clients = 150_000
+    done = subprocess.run(
+        [sys.executable, "-c", HEAD, str(clients)], capture_output=True, text=True, check=True, timeout=300
+    )
+    data, grown = json.loads(done.stdout)
+    assert grown == pytest.approx(2 * data + model.HEAD_CLIENT_BYTES * clients, rel=0.2)

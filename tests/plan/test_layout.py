@@ -72,16 +72,17 @@ def test_the_work_of_very_many_clients_is_spread_as_that_of_fewer(monkeypatch):
 
 
 def crossing(topology, clients, bounds):
-    """Rows that the fleet would ask others for, as ``RayFleet.mix`` does."""
+    """Rows that the fleet would ask others for, and entries that it sends, as ``RayFleet.mix`` does."""
     mixing = Mixing.of(topology.mixing(clients, 0), np.arange(clients))
     owner = np.searchsorted(bounds, np.arange(clients), side="right") - 1
-    rows, pairs = [], 0
+    rows, edges, pairs = [], [], 0
     for a in range(len(bounds) - 1):
         part = mixing.part(np.flatnonzero(owner == a))
         far = np.unique(part.neighbour_E[owner[part.neighbour_E] != a])
         rows.append(len(far))
+        edges.append(len(part.neighbour_E))
         pairs += len(np.unique(owner[far]))
-    return rows, pairs
+    return rows, edges, pairs
 
 
 @pytest.mark.parametrize(
@@ -92,8 +93,9 @@ def crossing(topology, clients, bounds):
 @pytest.mark.parametrize("bounds", [[0, 24], [0, 10, 24], [0, 3, 8, 8, 24]])
 def test_the_halo_is_what_the_fleet_asks_for(topology, bounds):
     found = halo(topology, 24, np.array(bounds), 24)
-    rows, pairs = crossing(topology, 24, np.array(bounds))
+    rows, edges, pairs = crossing(topology, 24, np.array(bounds))
     assert found.rows_A.tolist() == rows
+    assert found.edges_A.tolist() == edges
     assert found.pairs == pairs
 
 
@@ -101,6 +103,7 @@ def test_the_halo_of_a_graph_too_large_to_write_out_is_scaled_up_from_a_smaller_
     monkeypatch.setattr(layouts, "EDGES", 10_000)
     found = halo(rs.topologies.Complete(), 1000, np.array([0, 500, 1000]), 10)
     assert found.rows_A.tolist() == [500, 500]
+    assert found.edges_A.tolist() == [500_000, 500_000]
     assert found.pairs == 2
     monkeypatch.setattr(Complains, "written", [])
     assert halo(Complains(), 1000, np.array([0, 500, 1000]), 10).rows_A.tolist() == [0, 0]

@@ -78,12 +78,19 @@ def test_on_one_machine_nothing_is_on_a_wire_and_bytes_pass_by_shared_memory():
     assert model.cost(case(alone(2), 2, block=50), large).down_bytes == (8 << 20) + 1632
 
 
+MIX = Exchange("mix", 2.0, row_bytes=4000)
+
+
 def test_mixing_by_hand():
-    mix = Exchange("mix", 2.0, row_bytes=4000)
-    there = case(cluster(2), 1, facts(mix), halo=Halo(np.array([3, 5]), 2))
-    found = model.cost(there, mix)
-    assert (found.down_bytes, found.up_bytes, found.halo_bytes) == (0, 0, 8 * 4000)
+    """The coordinator sends each actor its part of the matrix, and the actors send each other rows."""
+    there = case(cluster(2), 1, facts(MIX), halo=Halo(np.array([3, 5]), np.array([200, 100]), 2))
+    found = model.cost(there, MIX)
+    down = 16 * 100 + 12 * 300 + 16 * 8
+    assert (found.down_bytes, found.up_bytes, found.halo_bytes) == (down, 0, 8 * 4000)
+    assert found.node_down_bytes == pytest.approx(16 * 50 + 12 * 200 + 16 * 3 + 5 * 4000)
+    assert found.head_network_s == pytest.approx(down / 0.5e9)
     assert found.node_network_s == pytest.approx(5 * 4000 / 1e9)
+    assert found.coordinator_s == pytest.approx(1e-8 * (down + 8 * 4000 / 2))
     assert found.calls_s == pytest.approx(1e-3 + (2 + 2) * 2e-3)
     assert found.training_s == pytest.approx(1.0)
 
@@ -99,8 +106,29 @@ def test_a_round_is_the_mean_of_its_kinds_and_the_coordinators_own_work():
     )
 
 
+@pytest.mark.parametrize("exchange", [replace(AVERAGING, reduce="rows"), MIX])
+def test_work_on_something_of_every_client_grows_with_them(exchange):
+    """A median of rows, or a matrix of edges, takes the coordinator ten times as long for ten times the clients."""
+    known = facts(exchange)
+    many = case(cluster(2), 1, known, clients=1000, halo=Halo(np.zeros(2), np.zeros(2), 0))
+    assert model.own_s(many, known.patterns[0]) == pytest.approx(10 * 0.5 + 900 * 1e-4)
+    scores = facts(replace(AVERAGING, reduce="rows", row_bytes=4))
+    assert model.own_s(many, scores.patterns[0]) == pytest.approx(0.5 + 900 * 1.1e-3)
+
+
+def test_rows_that_find_no_room_in_one_place_do_not_fit():
+    """As ``Clients.rows`` refuses them, above 4 GiB."""
+    rows = facts(replace(AVERAGING, reduce="rows"))
+    large = replace(HEAD, memory_gb=100)
+    there = replace(cluster(2), head=large)
+    assert model.predict(case(there, 1, rows, clients=1_073_000, block=1000)).fits
+    full = model.predict(case(there, 1, rows, clients=1_074_000, block=1000))
+    assert [name for name, share in full.busy.items() if share > 1] == ["memory for rows in one place"]
+
+
 def test_rows_of_a_sampled_cohort_move_to_whoever_works_on_them():
     found = model.moved(case(cluster(2), 2, clients=100, cohort=20))
+    assert found.calls_s == pytest.approx(1e-3 + 2 * 2e-3 * 4 * 3)  # one gives, the other takes
     assert found.halo_bytes == pytest.approx(40 * 20 * 3 / 4)
     assert model.moved(case(cluster(2), 2)).halo_bytes == 0
     assert model.moved(case(cluster(2), 2, facts(memory=replace(MEMORY, row=0)), cohort=20)).seconds == 0
@@ -110,9 +138,23 @@ def test_an_evaluation_takes_as_long_as_the_actor_with_most_chunks():
     """4 chunks of 0.25 s on 3 actors of one node with 4 CPUs: two for the first."""
     found = model.evaluation_cost(case(cluster(1), 3))
     assert found.training_s == pytest.approx(2 * 0.25 * 1.25)
+    assert found.calls_s == pytest.approx(1e-3 + 2e-3 * 3)
     probed = facts(evaluation=Evaluation(4, 0.25, (AVERAGING,)))
     more = model.evaluation_cost(case(cluster(1), 3, probed)).seconds - found.seconds
     assert more == pytest.approx(model.cost(case(cluster(1), 3, probed), AVERAGING).seconds)
+
+
+def test_only_actors_that_have_a_chunk_are_asked_to_evaluate():
+    """Two chunks, 20 actors on 10 nodes: the model goes to two actors of one node, and nobody else waits for it."""
+    known = facts(evaluation=Evaluation(2, 0.25), calls=replace(CALLS, slowdown=(1.0,)))
+    found = model.evaluation_cost(case(cluster(10), 2, known))
+    assert (found.down_bytes, found.up_bytes) == (2 * 4000, 0)
+    assert found.calls_s == pytest.approx(1e-3 + 2e-3 * 2)
+    assert found.head_network_s == pytest.approx(8000 / 0.5e9)
+    assert found.coordinator_s == pytest.approx(1e-8 * 8000)
+    assert found.training_s == pytest.approx(0.25)
+    large = model.evaluation_cost(case(cluster(10), 2, replace(known, parameters=10**6)))
+    assert large.down_bytes == 4e6  # once to the node
 
 
 def test_the_whole_run_by_hand():
@@ -130,11 +172,25 @@ def test_memory_by_hand():
     assert found.actor_bytes == pytest.approx(actor)
     assert found.node_bytes == pytest.approx(11_000 + 2 * actor + 0.4e9)
     assert found.head_bytes == pytest.approx(
-        2 * 11_000 + 2e8 + 4000 + 1600 + model.up_bytes(case(cluster(2), 2), AVERAGING)[0] + 0.8e9
+        2 * 11_000 + 2e8 + 4000 + 330 * 100 + model.up_bytes(case(cluster(2), 2), AVERAGING)[0] + 0.8e9
     )
     gpu = model.memory(case(cluster(2, gpus=1, gpu_memory_gb=8.0), 2))
     assert gpu.gpu_bytes == pytest.approx(0.6e9 + 11_000 + 48 * 25 + 4 * 3 * 1000 * 5)
     assert gpu.actor_bytes == pytest.approx(actor - 48 * 25)
+
+
+def test_memory_on_one_machine_holds_the_coordinator_too():
+    found = model.memory(case(alone(4), 2))
+    assert found.node_bytes == pytest.approx(2 * found.actor_bytes + found.head_bytes)
+
+
+def test_actors_that_were_not_measured_need_room_to_train_in():
+    """Measured ones had trained: what they took for it is in what they were seen to take."""
+    assumed = facts(calls=replace(CALLS, measured=False))
+    more = (
+        model.memory(case(cluster(2), 2, assumed)).actor_bytes - model.memory(case(cluster(2), 2)).actor_bytes
+    )
+    assert more == 4 * 3 * 1000 * 5
 
 
 def test_what_saturates_first():
