@@ -62,13 +62,10 @@ class Telemetry:
         self.counters = {name: metrics.Counter(name, text, ("run",)) for name, text in COUNTERS.items()}
         self.latest: dict[str, float] = {}
         self.round = 0
-        self.told: dict[str, float] = {
-            "round": 0,
-            "client_updates": 0,
-            "bits_up": 0,
-            "bits_down": 0,
-            "seconds": 0.0,
-        }
+        self.seen: dict[str, float] = dict.fromkeys(
+            ("round", "client_updates", "bits_up", "bits_down", "seconds"), 0
+        )
+        self.more = dict.fromkeys(self.seen, 0.0)  # since the last update
         self.asked: list[Any] = []
 
     def see(self, event: Mapping[str, Any], tally: Tally, fleet: Any = None) -> None:
@@ -80,25 +77,28 @@ class Telemetry:
             fleet: where its clients live; its actors are asked for their memory.
         """
         kind = event["kind"]
+        if kind in ("metrics", "round", "resumed"):
+            self._count(event["round"], tally, again=kind == "resumed")
         if kind == "ended":  # the process goes away soon: whatever is left is told now
-            self._export(tally, None)
+            self._export(None)
             return
         self.latest |= {f"raysim_{key}": event[key] for key in ("rounds", "loss", "accuracy") if key in event}
-        if kind in ("metrics", "round", "resumed"):
-            self.round = event["round"]
-        if kind == "resumed":  # what the run did before is not counted again
-            self.told = {"round": self.round, **vars(tally)}
         now = self.clock()
         if now >= self.due:
             self.due = now + PERIOD
-            self._export(tally, fleet)
+            self._export(fleet)
 
-    def _export(self, tally: Tally, fleet: Any) -> None:
-        now: dict[str, float] = {"round": self.round, **vars(tally)}
-        more = {name: now[name] - self.told[name] for name in now}
-        self.told = now
+    def _count(self, round: int, tally: Tally, again: bool) -> None:
+        """Add what was done since the last event; a run that goes back, to a checkpoint or its start, did nothing."""
+        now: dict[str, float] = {"round": round, **vars(tally)}
+        if not again and round >= self.round:
+            self.more = {name: self.more[name] + now[name] - self.seen[name] for name in now}
+        self.seen, self.round = now, round
+
+    def _export(self, fleet: Any) -> None:
+        more, self.more = self.more, dict.fromkeys(self.seen, 0.0)
         self.latest["raysim_round"] = self.round
-        if more["seconds"] > 0 and more["round"] > 0:  # less where the run went back to a checkpoint
+        if more["seconds"] > 0 and more["round"] > 0:
             self.latest["raysim_client_updates_per_second"] = more["client_updates"] / more["seconds"]
             self.latest["raysim_seconds_per_round"] = more["seconds"] / more["round"]
         for name, counter in self.counters.items():

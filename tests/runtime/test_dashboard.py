@@ -35,6 +35,19 @@ def variables():
     return [v["query"] for v in dashboard()["templating"]["list"] if isinstance(v["query"], dict)]
 
 
+def grouped():
+    """Metrics and the labels that panels tell their series apart by."""
+    found = [
+        (name, label.strip())
+        for query in queries()
+        for labels, inner in re.findall(r"by \(([^)]*)\) \(([^()]*(?:\([^()]*\))?[^()]*)\)", query)
+        for name in re.findall(r"\bray_\w+", inner)
+        for label in labels.split(",")
+    ]
+    assert {name for name, _ in found} == {n for query in queries() for n in re.findall(r"\bray_\w+", query)}
+    return found
+
+
 def rays_own():
     """What Ray's own dashboards draw: GPU metrics appear in no scrape of a machine without GPUs."""
     import ray
@@ -78,6 +91,17 @@ def test_queries_choose_the_run_and_close_what_they_open(query):
     assert query.count("_total{") == query.count("rate(")
 
 
+def test_legends_name_labels_that_are_left():
+    for panel in dashboard()["panels"]:
+        for target in panel.get("targets", []):
+            left = {
+                label.strip()
+                for labels in re.findall(r"by \(([^)]*)\)", target["expr"])
+                for label in labels.split(",")
+            }
+            assert set(re.findall(r"{{(\w+)}}", target["legendFormat"])) <= left, panel["title"]
+
+
 def test_prometheus_reads_the_file_that_ray_writes():
     from ray._private.ray_constants import PROMETHEUS_SERVICE_DISCOVERY_FILE
 
@@ -89,12 +113,12 @@ def test_prometheus_reads_the_file_that_ray_writes():
 
 
 LIVE = """
-import json, sys, threading, time, urllib.request
+import json, re, sys, threading, time, urllib.request
 import ray
 import raysim as rs
 from tests.experiments import digits
 
-values, ours, every = {}, set(sys.argv[2].split()), set(sys.argv[3].split())
+values, labels, ours, every = {}, {}, set(sys.argv[2].split()), set(sys.argv[3].split())
 
 def watch():  # gauges stay some seconds longer than the process that set them
     while not every <= set(values):
@@ -104,6 +128,7 @@ def watch():  # gauges stay some seconds longer than the process that set them
             name = line.partition("{")[0]
             if name in every and (name not in ours or 'run="live"' in line):
                 values[name] = float(line.rpartition(" ")[2])
+                labels[name] = re.findall(r"[{,](\\w+)=", line)
 
 quiet = dict(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 ray.init(address="local", num_cpus=2, object_store_memory=100_000_000, _metrics_export_port=int(sys.argv[1]), **quiet)
@@ -111,7 +136,7 @@ scraper = threading.Thread(target=watch, daemon=True)
 scraper.start()
 result = digits(rounds=3, name="live", placement=rs.Placement(actors=2)).run(None)
 scraper.join(120)
-print("FOUND" + json.dumps({"values": values, "bits_up": int(result.metrics["bits_up"].iloc[-1])}))
+print("FOUND" + json.dumps({"values": values, "labels": labels, "bits_up": int(result.metrics["bits_up"].iloc[-1])}))
 ray.shutdown()
 """
 
@@ -134,6 +159,9 @@ def test_a_run_on_ray_is_scraped_with_all_that_the_dashboard_draws():
     found = json.loads(next(line[5:] for line in done.stdout.splitlines() if line.startswith("FOUND")))
     values = found["values"]
     assert set(values) == every
+    assert {
+        name for name, label in grouped() if name in every and label not in found["labels"][name]
+    } == set()
     assert values["ray_raysim_round"] == values["ray_raysim_rounds"] == 3
     assert values["ray_raysim_client_updates_total"] == 3 * 8
     assert values["ray_raysim_bits_up_total"] == found["bits_up"]

@@ -110,6 +110,25 @@ def test_rounds_done_again_count_again_and_nothing_is_taken_back(watched):
     assert all(v > 0 for v, _ in watched.gauges["raysim_seconds_per_round"].told)
 
 
+@pytest.mark.parametrize("back", ["start", "checkpoint"])
+def test_rounds_between_two_updates_count_when_the_run_goes_back_at_once(watched, back):
+    """Ten rounds a second: hosts die and come back between two updates, and what was done by then is not lost."""
+    for round in range(1, 16):  # the last update is that of round 11
+        watched.see({"kind": "round", "round": round}, tally(round))
+        watched.turn(0.1)
+    if back == "start":
+        watched.see({"kind": "metrics", "round": 0, "loss": 1.0}, Tally())
+    else:
+        watched.see({"kind": "resumed", "round": 10}, tally(10))
+    first = 1 if back == "start" else 11
+    for round in range(first, first + 3):
+        watched.see({"kind": "round", "round": round}, tally(round))
+    watched.see({"kind": "ended", "status": "stopped", "round": first + 2}, tally(first + 2))
+    assert total(watched, "raysim_client_updates") == 10 * (15 + 3)
+    assert total(watched, "raysim_bits_up") == 3200 * (15 + 3)
+    assert last(watched, "raysim_seconds_per_round") == pytest.approx(0.5)
+
+
 def test_what_is_not_finite_is_not_told(watched):
     watched.see({"kind": "metrics", "round": 1, "loss": 3.0}, tally(1))
     watched.turn(1)
