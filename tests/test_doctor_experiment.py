@@ -78,7 +78,35 @@ def test_placement_that_waits_and_placement_that_nodes_come_for():
         "problem",
         "Leave gpus_per_actor at 0 to run on CPUs, or join a cluster with GPUs.",
     )
-    assert experiment.placement(place(0), found(head)).what.startswith("no actors")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "fields", "level", "what"),
+    [
+        ([node(cpus=1)], {}, "ok", "no actors: the run takes 1 CPU of one node"),
+        (
+            [node(cpus=4), node(cpus=4)],
+            {"threads": 8},
+            "problem",
+            "takes 8 CPU of one node, and none has that",
+        ),
+        ([node(cpus=0, head=True)], {}, "problem", "takes 1 CPU of one node, and none has that"),
+        ([node(cpus=2) | {"free": {}}], {}, "warning", "which other work has now"),
+        ([node(cpus=2)], {"device": "cuda"}, "problem", "takes 1 CPU, 1 GPU of one node, and none has that"),
+        ([node(cpus=2, gpus=1)], {"device": "cuda"}, "ok", "takes 1 CPU, 1 GPU of one node"),
+    ],
+)
+def test_placement_of_a_run_in_one_process(nodes, fields, level, what):
+    """What `placing.seat` refuses is a problem here: a head without CPUs has no room for it."""
+    finding = experiment.placement(place(0, **fields), found(*nodes))
+    assert (finding.level, what in finding.what) == (level, True), finding
+    assert bool(finding.advice) == (level != "ok")
+
+
+def test_a_node_that_comes_for_a_run_in_one_process():
+    head = node(cpus=0, head=True)
+    finding = experiment.placement(place(0), found(head, autoscaler=scaling(2, cpu=(2, 8, 0))))
+    assert (finding.level, "once the autoscaler has added one" in finding.what) == ("ok", True)
 
 
 def test_memory_of_an_actor_by_hand():
@@ -110,6 +138,24 @@ def test_memory_against_what_a_node_has():
     tight["has"] = tight["has"] | {"memory": 2e9}
     assert experiment.memory(place(2), found(tight)).level == "ok"
     assert experiment.memory(place(8), found(tight)).level == "problem"
+
+
+def test_the_data_set_is_in_the_object_store_and_not_in_what_actors_have(monkeypatch):
+    """Ray's `memory` leaves the object store out; data that finds no room there goes to the disk, and is said."""
+    needed = experiment.Need("text", 0.4e9, 0.1e9, 9e9)
+    monkeypatch.setattr(experiment, "need", lambda simulation: needed)
+    roomy, tight = ({"CPU": 8.0, "memory": 10e9, "object_store_memory": store} for store in (10e9, 5e9))
+    fits = experiment.memory(place(8), found(node() | {"has": roomy}))
+    assert (fits.level, "it has 1.2 GB" in fits.what) == ("ok", True), fits
+    disk = experiment.memory(place(8), found(node() | {"has": tight}))
+    assert (disk.level, "larger than an object store of 5.0 GB" in disk.what) == ("warning", True), disk
+    assert "--object-store-memory" in disk.advice
+
+
+def test_memory_of_a_run_in_one_process_on_a_gpu():
+    small = found(node(gpus=1) | {"gpus": [H200 | {"free": 0.5e9}]})
+    finding = experiment.memory(place(0, device="cuda"), small)
+    assert (finding.level, "it has 0.5 GB of 1 GPU" in finding.what) == ("problem", True), finding
 
 
 def test_an_experiment_whose_data_is_not_here_is_a_warning():

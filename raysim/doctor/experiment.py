@@ -11,6 +11,7 @@ from raysim.core.plugin import ConfigError
 from raysim.doctor.finding import GB, Finding, asked
 
 if TYPE_CHECKING:
+    from raysim.core.placement import Placement
     from raysim.simulation import Simulation
 
 _PROCESS = {"cpu": 0.42 * GB, "cuda": 0.6 * GB}
@@ -20,6 +21,9 @@ _COPIES = (
     3  # of a block's rows during a step: models, gradients, and what the optimiser makes of them (1.6 to 3.4)
 )
 _MODELS = 4  # besides the block's: the one that came, the sum that goes, and what lies between
+
+
+_WAITS = "The run waits for other work to end (placement.wait)."
 
 
 def examine(simulation: Simulation, found: dict[str, Any]) -> list[Finding]:
@@ -46,7 +50,7 @@ def placement(simulation: Simulation, found: dict[str, Any]) -> Finding:
 
     place = simulation.placement
     if place.actors == 0:
-        return Finding("ok", "placement", "no actors: the run takes one process of one node")
+        return _one_process(place, found)
     wanted = placing.bundles(place)
     share = 1 if place.gpus_per_actor == 0 else placing.per_gpu(place)
     each = f"{place.cpus_per_actor:g} CPU" + (
@@ -59,7 +63,7 @@ def placement(simulation: Simulation, found: dict[str, Any]) -> Finding:
     if free >= place.actors:
         return Finding("ok", "placement", what)
     if room >= place.actors:
-        return Finding("warning", "placement", what, "The run waits for other work to end (placement.wait).")
+        return Finding("warning", "placement", what, _WAITS)
     most = room + share * to_come(found, wanted[0])
     if most >= place.actors:
         return Finding("ok", "placement", f"{what}, and up to {most} once the autoscaler has added nodes")
@@ -69,6 +73,22 @@ def placement(simulation: Simulation, found: dict[str, Any]) -> Finding:
     if place.gpus_per_actor and not any(node["has"].get("GPU") for node in found["nodes"]) and not most:
         advice = "Leave gpus_per_actor at 0 to run on CPUs, or join a cluster with GPUs."
     return Finding("problem", "placement", what, advice)
+
+
+def _one_process(place: Placement, found: dict[str, Any]) -> Finding:
+    """Whether some node has room for a run without actors, as ``placing.seat`` asks for it."""
+    bundle = {"CPU": float(place.threads)} | ({"GPU": 1.0} if place.device == "cuda" else {})
+    needs = ", ".join(f"{amount:g} {kind}" for kind, amount in bundle.items())
+    what = f"no actors: the run takes {needs} of one node"
+    has, free = (any(bundles_on(node[kind], bundle) for node in found["nodes"]) for kind in ("has", "free"))
+    if free:
+        return Finding("ok", "placement", what)
+    if has:
+        return Finding("warning", "placement", f"{what}, which other work has now", _WAITS)
+    if to_come(found, bundle):
+        return Finding("ok", "placement", f"{what}, once the autoscaler has added one")
+    advice = "Set placement.actors to 1 or more, use fewer placement.threads, or add a node."
+    return Finding("problem", "placement", f"{what}, and none has that", advice)
 
 
 def to_come(found: dict[str, Any], bundle: dict[str, float]) -> int:
@@ -117,7 +137,7 @@ def need(simulation: Simulation) -> Need:
     dataset, shards = sim.load()
     task = Task(sim.initial_model(dataset), dataset.loss)
     state = sum(rows.shape[1] for rows in sim.local.optimizer.init(task.initial().unsqueeze(0)).values())
-    device = "cuda" if sim.placement.gpus_per_actor else "cpu"
+    device = "cuda" if _on_gpu(sim.placement) else "cpu"
     size, steps = sim.cohort_size(shards.number), int(sim.local.steps_of(shards.sizes_N).max(initial=0))
     block = sim.execution.block or choose_block(size, task.P + state, device, steps)
     work = 4.0 * (block * (_COPIES * task.P + state) + _MODELS * task.P)
@@ -126,7 +146,7 @@ def need(simulation: Simulation) -> Need:
     data = sum(a.nbytes for a in (dataset.x_train, dataset.y_train, dataset.x_test, dataset.y_test))
     text = f"{task.P:,} parameters x (block of {block} x {_COPIES} copies + {_MODELS})"
     text += f" + {state:,} numbers of optimiser state" if state else ""
-    text += f" + rows that {shards.number:,} clients keep" if kept else ""
+    text += f" + models and optimisers that {shards.number:,} clients keep" if kept else ""
     return Need(text, _PROCESS[device], work, float(data))
 
 
@@ -138,18 +158,17 @@ def memory(simulation: Simulation, found: dict[str, Any]) -> Finding:
         advice = "The cluster needs the data where the experiment says; the estimate needs it here as well."
         return Finding("warning", "memory per actor", f"cannot be estimated: {error}", advice)
     each = needed.process + needed.work
-    if place.gpus_per_actor:
+    if _on_gpu(place):
         each += needed.data
     text = f"about {_size(each)} ({needed.text} = {_size(needed.work)}; data set {_size(needed.data)}"
-    text += f"; {_size(needed.process)} for the process; activations come on top)"
+    text += f"; {_size(needed.process)} for the process; activations, and what "
+    text += "clients keep besides for a rule or a compressor, come on top: see raysim plan)"
     have, whose = _room(simulation, found, needed)
     if have is None:
         return Finding("ok", "memory per actor", f"{text}; {whose}")
     if each <= have:
-        return Finding("ok", "memory per actor", f"{text}; it has {_size(have)} {whose}")
-    advice = "Use a smaller execution.block or fewer actors per " + (
-        "GPU." if place.gpus_per_actor else "node."
-    )
+        return _stored(found, needed, f"{text}; it has {_size(have)} {whose}")
+    advice = f"Use a smaller execution.block or fewer actors per {'GPU' if _on_gpu(place) else 'node'}."
     return Finding("problem", "memory per actor", f"{text}, but it has {_size(have)} {whose}", advice)
 
 
@@ -158,22 +177,41 @@ def _room(simulation: Simulation, found: dict[str, Any], needed: Need) -> tuple[
     from raysim.runtime import placing
 
     place = simulation.placement
-    if place.gpus_per_actor:
+    if _on_gpu(place):
         sees = [
             g["total"] if g["free"] is None else g["free"] for n in found["nodes"] for g in n.get("gpus", [])
         ]
         if not sees:
             return None, "no GPU of the cluster says how much it has"
-        return min(sees) / placing.per_gpu(place), f"of {place.gpus_per_actor:g} GPU, by what is free now"
+        share = place.gpus_per_actor or 1.0
+        number = placing.per_gpu(place) if place.gpus_per_actor else 1
+        return min(sees) / number, f"of {share:g} GPU, by what is free now"
     bundle = {"CPU": place.cpus_per_actor}
     rooms = []
     for node in found["nodes"]:
         actors = min(max(1, place.actors), bundles_on(node["has"], bundle))
         if actors:
-            rooms.append(max(0.0, node["has"].get("memory", 0) - needed.data) / actors)
+            rooms.append(node["has"].get("memory", 0) / actors)  # which Ray counts without the object store
     if not rooms:
         return None, "no node has CPUs for an actor"
     return min(rooms), "of a node's memory, if as many come there as fit"
+
+
+def _stored(found: dict[str, Any], needed: Need, what: str) -> Finding:
+    """Memory that suffices, unless data sets find no room beside it."""
+    stores = [node["has"].get("object_store_memory", 0.0) for node in found["nodes"]]
+    if needed.data <= min(stores, default=0.0):
+        return Finding("ok", "memory per actor", what)
+    what += f"; but the data set is larger than an object store of {_size(min(stores, default=0.0))}"
+    advice = (
+        "Ray keeps it on that node's disk, which is slow: start it there with a larger --object-store-memory."
+    )
+    return Finding("warning", "memory per actor", what, advice)
+
+
+def _on_gpu(place: Placement) -> bool:
+    """Whether clients compute on a GPU, in actors or in the run's own process."""
+    return place.gpus_per_actor > 0 or (place.actors == 0 and place.device == "cuda")
 
 
 def _size(bytes: float) -> str:
