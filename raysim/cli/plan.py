@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,6 +53,8 @@ def plan(
     from raysim.plan import machines, planning
 
     simulation = read(experiment, overrides)
+    if clients == math.inf:
+        raise config_error("--clients is infinite: give a number, such as 1e6.")
     known = {
         "gbits": gbits,
         "gpus": gpus,

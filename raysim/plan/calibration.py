@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raysim.core import cohorts
+from raysim.core import cohorts, streams
 from raysim.core.cohorts import Shards
 from raysim.core.host import Setup
+from raysim.core.interfaces import Aggregator, Topology
+from raysim.core.mixing import Mixing
 from raysim.core.placement import Placement
 from raysim.core.plugin import ConfigError
 from raysim.plan import calls as talking
@@ -24,6 +26,7 @@ from raysim.plan.facts import Calibration, Calls, Memory, fingerprint, most_step
 from raysim.plan.recorder import Watched, evaluation, patterns
 
 if TYPE_CHECKING:
+    from raysim.core.interfaces import Rule
     from raysim.simulation import Simulation
 
 ROUNDS = 9  # recorded, the first of which begins what later ones go on with
@@ -35,6 +38,11 @@ COHORT = 1000  # clients that are enough to know the others by, where a rule sam
 SIZES = 10_000  # clients whose number of examples is kept
 ACTORS = 4
 TIMED = 20_000  # clients that the coordinator's own work is timed with
+EDGES = 1_000_000  # at most, likewise
+ROWS_BYTES = 64 << 20  # at most, likewise
+LONG = (
+    0.05  # seconds that one timing of it may take: some aggregators' work grows with the square of the rows
+)
 
 
 def calibrate(
@@ -128,6 +136,8 @@ def _facts(simulation: Simulation, watched: Watched, empty: float) -> Calibratio
         patterns=patterns(watched.seen),
         evaluation=evaluation(watched),
         client_s=client_s,
+        mixed_s=_mixed(sim.rule, shards.number),
+        gathered_s=_gathered(sim.rule, watched.P, size),
         registered_s=registered_s,
         calls=replace(talking.ASSUMED, process_bytes=empty),
         memory=_memory(watched),
@@ -173,6 +183,49 @@ def _coordinator(watched: Watched, size: int) -> tuple[float, float]:
 
     slope = lambda call: max(0.0, _best(call, TIMED) - _best(call, TIMED // 10)) / (TIMED - TIMED // 10)
     return slope(ordered), slope(drawn) if size < watched.shards.number else 0.0
+
+
+def _mixed(rule: Rule, known: int) -> float:
+    """Seconds per client for the matrix of a mixing: taking it apart, as fleets do, and counting its messages."""
+    topology = next((v for v in vars(rule).values() if isinstance(v, Topology)), None)
+    if topology is None:
+        return 0.0
+    degree = max(1, topology.mixing(known, 0).nnz // known)
+    number = min(TIMED, EDGES // degree) if degree < known / 2 else min(known, 1000)
+    try:
+        topology.fit(number)
+    except ConfigError:
+        number = known  # the one number that it can have for certain
+
+    def mixed(number: int) -> float:
+        begin = time.perf_counter()
+        ids = np.arange(number)
+        mixing = Mixing.of(topology.mixing(number, 0), ids)
+        mixing.messages()
+        mixing.part(ids)
+        return time.perf_counter() - begin
+
+    return _best(mixed, number) / number
+
+
+def _gathered(rule: Rule, P: int, cohort: int) -> float:
+    """Seconds per client for aggregating its row, of as many rows as do not take long."""
+    aggregator = next((v for v in vars(rule).values() if isinstance(v, Aggregator)), None)
+    if aggregator is None:
+        return 0.0
+    key, before_P = streams.key(0, "plan"), torch.zeros(P)
+    most = max(cohort, min(TIMED, ROWS_BYTES // (4 * P)))
+    rows_CP = torch.rand(most, P)
+
+    def combined(number: int) -> float:
+        begin = time.perf_counter()
+        aggregator.combine(rows_CP[:number], key, before_P)
+        return time.perf_counter() - begin
+
+    number = cohort  # which it can work on for certain
+    while number < most and combined(number) < LONG:
+        number = min(most, 2 * number)
+    return _best(combined, number) / number
 
 
 def _best(call: Callable[[int], float], number: int) -> float:

@@ -137,6 +137,8 @@ class Calibration:
         patterns: kinds of rounds.
         evaluation: of the model.
         client_s: the coordinator's seconds per client of a round: cohort, order, blocks, reports.
+        mixed_s: its seconds per client for the matrix of a mixing.
+        gathered_s: its seconds per client for aggregating rows.
         registered_s: its seconds per client of the experiment, for drawing a cohort.
         calls: talking to actors.
         memory: what grows with clients.
@@ -155,6 +157,8 @@ class Calibration:
     patterns: tuple[Pattern, ...]
     evaluation: Evaluation
     client_s: float
+    mixed_s: float
+    gathered_s: float
     registered_s: float
     calls: Calls
     memory: Memory

@@ -11,7 +11,7 @@ A node has u cores or GPUs; C clients a round lie in B blocks; C0 of them were m
  (5) handling_s    = byte_s (bytes that the coordinator copies down + up_bytes)
  (6) calls_s       = call_s + actor_s (actors that work + pairs that swap rows)
  (7) round_s       = own_s + client_s (C - C0) + registered_s (N - N0) + sum over exchanges of (1) + (4) + (5) + (6)
-                     own_s C/C0 where the coordinator works on a row or on edges of every client
+                     client_s with what mixing and aggregating rows take the coordinator, where it does
  (8) evaluation_s  = chunk_s ... as (1) with ceil(chunks / A) for a share + (4) + (5) + (6) + its probes' exchanges
  (9) total_s       = start_s + data M / rate + rounds round_s + evaluations evaluation_s
 (10) actor_bytes   = process + N/A rows + books (+ the data, on a GPU);  node_bytes = data + k actor_bytes + Ray's own
@@ -213,17 +213,16 @@ def round_cost(case: Case) -> Cost:
 
 def own_s(case: Case, pattern: Pattern) -> float:
     """(7) Seconds of the coordinator's own work."""
-    facts, clients = case.facts, case.layout.clients
+    facts = case.facts
+    each = facts.client_s + sum(facts.mixed_s * (e.kind == "mix") for e in pattern.exchanges)
+    each += sum(facts.gathered_s * gathers(facts, e) for e in pattern.exchanges)
     more = facts.registered_s * (case.clients - facts.clients)
-    if handles_each(facts, pattern):
-        return max(0.0, pattern.coordinator_s * clients / facts.cohort + more)
-    return max(0.0, pattern.coordinator_s + facts.client_s * (clients - facts.cohort) + more)
+    return max(0.0, pattern.coordinator_s + each * (case.layout.clients - facts.cohort) + more)
 
 
-def handles_each(facts: Calibration, pattern: Pattern) -> bool:
-    """Whether the coordinator works on a row as long as the model, or on the edges, of every client."""
-    whole = 4 * facts.parameters
-    return any(e.kind == "mix" or (e.reduce == "rows" and e.row_bytes >= whole) for e in pattern.exchanges)
+def gathers(facts: Calibration, exchange: Exchange) -> bool:
+    """Whether the coordinator gets a row as long as the model from every client."""
+    return exchange.reduce == "rows" and exchange.row_bytes >= 4 * facts.parameters
 
 
 def evaluation_cost(case: Case) -> Cost:

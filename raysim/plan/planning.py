@@ -148,12 +148,13 @@ def _store(case: Case) -> list[str]:
 
 
 def _scaled(case: Case) -> list[str]:
-    each = any(model.handles_each(case.facts, p) for p in case.facts.patterns)
-    if not each or case.layout.clients == case.facts.cohort:
+    facts = case.facts
+    each = any(e.kind == "mix" or model.gathers(facts, e) for p in facts.patterns for e in p.exchanges)
+    if not each or case.layout.clients <= facts.cohort:
         return []
     return [
-        f"The coordinator works on something of every client: what it took for {case.facts.cohort:,} is scaled to "
-        f"{case.layout.clients:,} in proportion, too little for rules whose work grows faster (Krum: with the square)."
+        "The coordinator works on a row or on edges of every client, for which it is taken to need as long as here for "
+        "each: too little for rules whose work grows faster (Krum, complete graphs: with the square of the clients)."
     ]
 
 

@@ -26,7 +26,7 @@ def facts(*exchanges, **changes):
         "experiment": "", "processor": "a processor", "device": "cpu", "cores": 2, "clients": 100, "cohort": 100,
         "parameters": 1000, "row_floats": 1000, "steps": 1, "sizes": (9,),
         "patterns": (Pattern(1.0, 0.5, exchanges or (AVERAGING,)),), "evaluation": Evaluation(4, 0.25),
-        "client_s": 1e-3, "registered_s": 1e-4, "calls": CALLS, "memory": MEMORY,
+        "client_s": 1e-3, "mixed_s": 4e-3, "gathered_s": 5e-3, "registered_s": 1e-4, "calls": CALLS, "memory": MEMORY,
     }  # fmt: skip
     return Calibration(**(fields | changes))
 

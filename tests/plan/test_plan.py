@@ -118,6 +118,7 @@ def test_the_length_of_a_run_and_its_cohort_do_not_need_a_new_calibration(calibr
         (["tiny.yaml", "--cluster", "cluster.yaml", "--gpus", "0", "--cpus", "0.5"], "takes placement.cpus_per"),
         (["tiny.yaml", "--calibration", "facts.json", "local.steps=3"], "is of another experiment"),
         (["tiny.yaml", "--calibration", "tiny.yaml"], "is not a file that `raysim plan` wrote"),
+        ([*CLUSTERED, "--clients", "inf"], "--clients is infinite"),
         ([*CLUSTERED, "--clients", "1e9"], "do not fit: memory of"),
         ([*CLUSTERED, "--clients", "3"], "cohort is 4, but there are only 3 clients"),
         (["tiny.yaml", "--no-ray", "local.optimizer.lr=1e30"], "diverged in round"),
