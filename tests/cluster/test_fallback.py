@@ -1,6 +1,11 @@
 """When ``cluster/fallback.py`` asks for nodes on demand, and for how many."""
 
 import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from ray.autoscaler.v2 import schema
@@ -79,6 +84,86 @@ def test_wanted(fallback, seen, asking, wanted):
     assert all(request["label_selector"] == {"ray.io/market-type": "on-demand"} for request in got)
 
 
+SMALL = {
+    "max_workers": 5,
+    "available_node_types": {
+        "gpu-on-demand": {"resources": {"CPU": 4, "GPU": 1}, "max_workers": 2},
+        "cpu-on-demand": {"resources": {"CPU": 4}, "max_workers": 2},
+        "cpu-spot": {"resources": {"CPU": 4}, "max_workers": 5},
+    },
+}
+ONE, FOUR = {"CPU": 1.0}, {"CPU": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("groups", "used", "wanted"),
+    [
+        ([[FOUR] * 2, [FOUR] * 3, [FOUR] * 2], [], [FOUR] * 4),
+        ([[{"GPU": 2.0}], [ONE]], [], [ONE]),
+        ([[FOUR] * 4], [("cpu-on-demand", 1.0)], [ONE]),
+        ([[FOUR] * 2], [("cpu-spot", 4.0)] * 3, [FOUR] * 2),
+        ([[FOUR] * 3], [("cpu-spot", 4.0)] * 3, []),
+        ([[{"GPU": 1.0, "CPU": 4.0}] * 2, [ONE] * 9], [], [{"GPU": 1.0, "CPU": 4.0}] * 2),
+        ([[ONE] * 16], [], [ONE] * 16),
+    ],
+    ids=[
+        "a group that is too much waits, what comes after it need not",
+        "what no node has hinders nobody",
+        "what is in use is in the way",
+        "spot nodes count for the greatest number of all",
+        "and leave no room",
+        "GPUs are taken",
+        "nodes are filled",
+    ],
+)
+def test_no_more_is_asked_for_than_the_nodes_on_demand_come_to(fallback, groups, used, wanted):
+    """Ray takes no notice of a request of which a part cannot be had: see the next test."""
+    seen = status(failed=REFUSED, used=used)
+    by_count = [[schema.ResourceRequestByCount(dict(b), 1) for b in bundles] for bundles in groups]
+    seen.resource_demands.placement_group_demand = [
+        schema.PlacementGroupResourceDemand(bundles_by_count=b, details="") for b in by_count
+    ]
+    got = fallback.wanted(seen, NOW, False, SMALL)
+    assert [request["resources"] for request in got] == wanted
+
+
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_ray_brings_nothing_of_what_is_too_much_and_all_of_what_fallback_asks_for(fallback, cloud):
+    config, demand = prepared(cloud), {"ray.io/market-type": "on-demand"}
+    assert launched(config, {"CPU": 16.0}, demand, 9) == {}
+    assert launched(config, {"CPU": 16.0}, demand, 8) == {"cpu-on-demand": 8}
+    kinds, most = fallback.nodes_on_demand(config)
+    assert fallback.packed([{"CPU": 16.0}] * 8, kinds, most)
+    assert not fallback.packed([{"CPU": 16.0}] * 9, kinds, most)
+
+
+def test_the_one_that_is_started_last_watches(tmp_path):
+    """After another `ray up` the earlier one has an old token, or old code."""
+    command = [sys.executable, str(FOLDER / "fallback.py"), "127.0.0.2:44999", "3600"]
+    env = os.environ | {"TMPDIR": str(tmp_path)}
+    lock = tmp_path / f"raysim-fallback-{os.getuid()}-44999.lock"
+    with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL) as first:
+        try:
+            until(lambda: lock.exists() and lock.read_text() == str(first.pid))
+            with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL) as second:
+                try:
+                    assert first.wait(timeout=120) == -signal.SIGTERM
+                    until(lambda: lock.read_text() == str(second.pid))
+                    assert second.poll() is None
+                finally:
+                    second.kill()
+        finally:
+            first.kill()
+
+
+def until(done):
+    """Wait for what another process does."""
+    deadline = time.monotonic() + 120
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize("cloud", CLOUDS)
 @pytest.mark.parametrize(
     ("bundle", "selector", "kind"),
@@ -91,11 +176,11 @@ def test_wanted(fallback, seen, asking, wanted):
     ids=str,
 )
 def test_ray_s_scheduler_takes_spot_first_and_what_is_asked_for(cloud, bundle, selector, kind):
-    assert launched(prepared(cloud), bundle, selector) == {kind: 2}
+    assert launched(prepared(cloud), bundle, selector, 2) == {kind: 2}
 
 
-def launched(config, bundle, selector):
-    """What Ray's scheduler launches of a launcher's node types, for two such bundles, each a node's worth."""
+def launched(config, bundle, selector, number):
+    """What Ray's scheduler launches of a launcher's node types, for so many bundles, each a node's worth."""
     from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
     from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
     from ray.autoscaler.v2.utils import ResourceRequestUtil
@@ -104,7 +189,7 @@ def launched(config, bundle, selector):
 
     read = AutoscalingConfig(config, skip_content_hash=True)
     labels = [[(key, LabelSelectorOperator.LABEL_OPERATOR_IN, [value])] for key, value in selector.items()]
-    requests = [ResourceRequestUtil.make(bundle, label_selectors=labels)] * 2
+    requests = [ResourceRequestUtil.make(bundle, label_selectors=labels)] * number
     counted = ResourceRequestUtil.group_by_count(requests)
     constraint = ClusterResourceConstraint(resource_requests=counted)
     reply = ResourceDemandScheduler(None).schedule(
