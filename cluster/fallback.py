@@ -44,7 +44,9 @@ def refused(status: Any, now: float) -> bool:
     return any(now - (launch.failed_ts_s or 0) < FRESH for launch in launches)
 
 
-def wanted(status: Any, now: float, asking: bool, launcher: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+def wanted(
+    status: Any, now: float, asking: bool, launcher: dict[str, Any] | None = None
+) -> list[dict[str, Any]]:
     """What to request: nothing, or what is in use on nodes on demand together with what waits.
 
     Args:
@@ -85,7 +87,9 @@ def packed(bundles: list[Bundle], kinds: list[tuple[Bundle, int]], most: int) ->
         free = next((free for _, free in room if fits(bundle, free)), None)
         if free is None:
             there = [kind for kind, _ in room]
-            new = [k for k, (has, number) in enumerate(kinds) if fits(bundle, has) and there.count(k) < number]
+            new = [
+                k for k, (has, number) in enumerate(kinds) if fits(bundle, has) and there.count(k) < number
+            ]
             if not new or len(room) >= most:
                 return False
             free = dict(kinds[new[0]][0])
@@ -124,7 +128,9 @@ def alone(path: str) -> TextIO:
             break
         except BlockingIOError:
             lock.seek(0)
-            with contextlib.suppress(ValueError, OSError):  # it is about to write its number, or has just ended
+            with contextlib.suppress(
+                ValueError, OSError
+            ):  # it is about to write its number, or has just ended
                 pid = int(lock.read())
                 if "fallback" in Path(f"/proc/{pid}/cmdline").read_text():
                     os.kill(pid, signal.SIGTERM)
@@ -138,7 +144,10 @@ def alone(path: str) -> TextIO:
 def main() -> None:
     """Watch until another one begins."""
     given = dict(enumerate(sys.argv))
-    address, file = given.get(1, "127.0.0.1:6379"), Path(given.get(3, "~/ray_bootstrap_config.yaml")).expanduser()
+    address, file = (
+        given.get(1, "127.0.0.1:6379"),
+        Path(given.get(3, "~/ray_bootstrap_config.yaml")).expanduser(),
+    )
     name = f"raysim-fallback-{os.getuid()}-{address.rpartition(':')[2]}.lock"
     launcher = yaml.safe_load(file.read_text()) if file.exists() else None
     with alone(os.path.join(tempfile.gettempdir(), name)):

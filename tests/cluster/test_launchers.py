@@ -148,7 +148,9 @@ def test_a_google_machine_that_is_taken_away_is_gone_with_its_disk():
             assert plan["onHostMaintenance"] == "TERMINATE"
         for disk in node_type["node_config"]["disks"]:
             assert disk["autoDelete"] is True
-            kind = disk["initializeParams"]["diskType"]  # g2 machines take no pd-standard, which is the default
+            kind = disk["initializeParams"][
+                "diskType"
+            ]  # g2 machines take no pd-standard, which is the default
             assert kind == f"zones/{prepared('gcp')['provider']['availability_zone']}/diskTypes/pd-balanced"
 
 
@@ -181,10 +183,23 @@ def test_readme_names_every_file_and_only_those():
         assert f"## {heading}" in said
 
 
+def test_readme_installs_on_the_laptop_what_setup_installs_on_the_head():
+    """`ray up` runs the same code on the laptop as the autoscaler does on the head."""
+    wanted = re.findall(r"packages\+=\((.+?)\)", text("setup.sh"), re.DOTALL)
+    assert len(wanted) == 3
+    said = text("README.md").replace(
+        "azure-mgmt-compute \\\n  azure-mgmt-network", "azure-mgmt-{compute,network}"
+    )
+    for name in shlex.split(" ".join(wanted)):
+        assert f"{name} " in said.replace("\n", " ").replace('"', ""), name
+    (ray,) = re.findall(r"^RAY_VERSION=(\S+)", text("setup.sh"), re.MULTILINE)
+    assert said.count(f'"ray[default,tune]=={ray}"') == 3
+
+
 def test_readme_s_commands_exist():
     from raysim.cli import jobs
 
-    block = text("README.md").split("```sh")[1].split("```")[0]
+    block = text("README.md").split("## Five commands")[1].split("```sh")[1].split("```")[0]
     used = {shlex.split(line, comments=True)[1] for line in block.splitlines() if line.startswith("raysim ")}
     assert used == {"submit", "logs", "fetch"}
     assert all(callable(getattr(jobs, name)) for name in used)

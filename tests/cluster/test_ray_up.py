@@ -1,4 +1,4 @@
-"""`ray up cluster/local.yaml` from a laptop to a head and from there to a worker, by an ssh and an rsync that stay here."""
+"""`ray up cluster/local.yaml`: laptop, head and worker, by an ssh and an rsync that stay on this machine."""
 
 import os
 import secrets
@@ -111,10 +111,15 @@ def test_from_laptop_to_head_to_worker_and_down(laptop):
         assert any(line.endswith(f"{there}/raysim") for line in installed)
         for name in ("pyproject.toml", "raysim/__init__.py", "tuning/__init__.py", "cluster/setup.sh"):
             assert (there / "raysim" / name).exists()
-    assert f"--constraint {home / WORKER}/raysim/cluster/versions.txt" in (home / WORKER / "installed").read_text()
+    assert (
+        f"--constraint {home / WORKER}/raysim/cluster/versions.txt"
+        in (home / WORKER / "installed").read_text()
+    )
     before = (home / IP / "stopped").read_text()
     assert ray(env, "down", "-y", home / "up.yaml").returncode == 0
-    assert len((home / IP / "stopped").read_text()) == len(before) + 1  # Ray on the head; the worker's misses it
+    assert (
+        len((home / IP / "stopped").read_text()) == len(before) + 1
+    )  # Ray on the head; the worker's misses it
 
 
 def both_up(token):

@@ -66,7 +66,9 @@ def test_workers_get_the_versions_that_the_head_has(tmp_path):
     (tmp_path / "raysim/build").mkdir()
     worker = ran(tmp_path, "setup.sh", ["cuda", "s3fs"])
     assert f"--constraint {versions}" in worker.stdout
-    assert not (tmp_path / "raysim/build").exists()  # what an earlier installation has left, modules that are gone
+    assert not (
+        tmp_path / "raysim/build"
+    ).exists()  # what an earlier installation has left, modules that are gone
     assert "--constraint" not in ran(tmp_path, "setup.sh", ["cpu", "s3fs", "aws"]).stdout  # another `ray up`
 
 
