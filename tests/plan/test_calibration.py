@@ -224,7 +224,7 @@ print(json.dumps([prepared(int(sys.argv[1])), memory("VmHWM") - before]))
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here")
 def test_memory_of_the_coordinator_is_what_the_model_says():
     """The training set twice at most, and so much for each client: without what is in the object store by then."""
-    clients = 150_000
+    clients = 80_000
     done = subprocess.run(
         [sys.executable, "-c", HEAD, str(clients)], capture_output=True, text=True, check=True, timeout=300
     )

@@ -195,6 +195,12 @@ def made(monkeypatch, **machine):
         monkeypatch.setattr(module, "time", world)
     for module in (client_actor, post, ray_fleet):
         monkeypatch.setattr(module, "ray", world.as_ray())
+    for module, name, value in (
+        (calibration, "ENOUGH", 0.0),
+        (calls, "WORKED", (6, 6)),
+        (calls, "REPEATS", 5),
+    ):
+        monkeypatch.setattr(module, name, value)  # what is the same every time need not be seen so often
     monkeypatch.setattr(placing, "connect", lambda placement: None)
     monkeypatch.setattr(placing, "reserve", lambda placement, tell: SimpleNamespace(release=lambda: None))
     monkeypatch.setattr(placing, "options", lambda *_: {})
