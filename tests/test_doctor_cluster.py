@@ -161,10 +161,20 @@ def test_storage(at, level, what):
 NODES = """
 import sys
 from ray.cluster_utils import Cluster
+
+def started(start):  # Ray gives a node half a minute, which a busy machine may need more than once
+    for _ in range(5):
+        try:
+            return start()
+        except Exception as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    sys.exit("no node starts")
+
 fields = dict(object_store_memory=80_000_000, include_dashboard=False)
-cluster = Cluster(True, head_node_args=dict(num_cpus=1, num_gpus=0, node_ip_address="127.0.0.2", **fields))
+head = dict(num_cpus=1, num_gpus=0, node_ip_address="127.0.0.2", **fields)
+cluster = started(lambda: Cluster(True, head_node_args=head))
 for address in ("127.0.0.3", "127.0.0.4"):
-    cluster.add_node(num_cpus=2, num_gpus=2, node_ip_address=address, **fields)
+    started(lambda: cluster.add_node(num_cpus=2, num_gpus=2, node_ip_address=address, **fields))
 print("address", cluster.address, flush=True)
 sys.stdin.read()
 cluster.shutdown()
@@ -172,18 +182,21 @@ cluster.shutdown()
 
 
 @contextlib.contextmanager
-def three_nodes(env):
+def three_nodes(env, errors):
     """The address of a cluster of a head and two nodes with two GPUs each, which are not there."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", NODES],
-        env=env | {"CUDA_VISIBLE_DEVICES": "3,5"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
+    with errors.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-c", NODES],
+            env=env | {"CUDA_VISIBLE_DEVICES": "3,5"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+        )
     try:
-        yield next(line.split()[1] for line in process.stdout if line.startswith("address"))
+        address = next((line.split()[1] for line in process.stdout if line.startswith("address")), None)
+        assert address, errors.read_text()[-3000:]
+        yield address
     finally:
         process.communicate("", timeout=120)
 
@@ -194,7 +207,7 @@ def three_nodes(env):
 def test_a_cluster_of_three_nodes(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     runs = tmp_path / "runs"
-    with three_nodes(dict(os.environ)) as address:
+    with three_nodes(dict(os.environ), tmp_path / "errors") as address:
         findings = cluster.examine(address, place(4, gpus_per_actor=0.5), str(runs))
         with pytest.raises(Silent, match="AuthenticationError"):
             cluster.answer([*cluster._SURVEY, address], 120, os.environ | {"RAY_AUTH_MODE": "disabled"})
