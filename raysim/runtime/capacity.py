@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -17,6 +15,7 @@ import yaml
 from ray.util.placement_group import PlacementGroup
 
 from raysim.core.plugin import ConfigError
+from raysim.runtime import node_facts
 
 GROW = 1800.0  # seconds for an autoscaling cluster to bring machines: clouds take minutes, and ask in vain at times
 QUIET, EACH = 2.0, 60.0  # seconds before the first word about waiting, and between words
@@ -82,40 +81,27 @@ def growth() -> Growth | None:
     if config is not None and config.node_group_configs:
         groups = config.node_group_configs
         return Growth([(dict(g.resources), math.inf if g.max_count < 0 else g.max_count) for g in groups])
-    launcher = _launcher()
-    if launcher is None:
+    limits = _limits()
+    if limits is None:
         return ANYTHING if _kuberay() else None
-    kinds, most = dict(launcher.get("available_node_types") or {}), launcher.get("max_workers", math.inf)
-    head = kinds.pop(launcher.get("head_node_type"), {}).get("resources") or {}
-    workers = [(kind.get("resources") or {}, kind.get("max_workers", most)) for kind in kinds.values()]
-    return Growth(workers, most, head)
+    workers = [(kind["resources"], kind["max"]) for kind in limits["types"].values()]
+    return Growth(workers, math.inf if limits["max"] is None else limits["max"], limits["head"])
 
 
-def _launcher() -> dict[str, Any] | None:
-    """The configuration that the autoscaler of this cluster has been started with, if it runs on this machine."""
-    for line in _monitors():
-        file = re.search(r"--autoscaling-config=(\S+)", line)
-        with contextlib.suppress(OSError, yaml.YAMLError):
-            if file:
-                return yaml.safe_load(Path(file[1]).expanduser().read_text())
+def _limits() -> dict[str, Any] | None:
+    """What the autoscaler of this cluster may add, if it runs on this machine and its configuration can be read."""
+    with contextlib.suppress(OSError, yaml.YAMLError):
+        return node_facts.autoscaler(ray.get_runtime_context().gcs_address)
     return None
-
-
-def _monitors() -> Iterator[str]:
-    """Command lines of this cluster's monitors on this machine."""
-    address = ray.get_runtime_context().gcs_address
-    for process in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            line = process.read_bytes().decode(errors="replace").replace("\0", " ")
-            if "monitor.py" in line and address in line:
-                yield line
 
 
 def _kuberay() -> bool:
     """Whether this is the head of a KubeRay cluster that scales: Ray's own monitor is off there."""
-    here = ray.get_runtime_context().get_node_id()
-    head = any("node:__internal_head__" in node for node in nodes(here))
-    return KUBERAY in os.environ and head and not any(_monitors())
+    if KUBERAY not in os.environ:
+        return False
+    context = ray.get_runtime_context()
+    head = any("node:__internal_head__" in node for node in nodes(context.get_node_id()))
+    return head and not node_facts.monitors(context.gcs_address)
 
 
 def each(bundle: Bundle, node: dict[str, float]) -> int:

@@ -71,35 +71,47 @@ def gpus() -> list[dict[str, Any]]:
 
 
 def autoscaler(address: str) -> dict[str, Any] | None:
-    """Limits in the configuration of the autoscaler that serves a cluster from this node; None if there is none."""
+    """Limits in the configuration of the autoscaler that serves a cluster from this node; None if there is none.
+
+    Args:
+        address: the cluster's, host:port as Ray has it.
+    """
+    for options in monitors(address):
+        if "autoscaling-config" in options:
+            return _limits(Path(options["autoscaling-config"]).expanduser())
+    return None
+
+
+def monitors(address: str) -> list[dict[str, str]]:
+    """Options of Ray's monitors that serve a cluster from this node; one that scales names its configuration."""
+    found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
         except OSError:
             continue
         options = dict(w[2:].split("=", 1) for w in words if w.startswith("--") and "=" in w)
-        file = options.get("autoscaling-config")
-        if file and options.get("gcs-address") == address and any(w.endswith("monitor.py") for w in words):
-            return _limits(Path(file))
-    return None
+        if options.get("gcs-address") == address and any(w.endswith("monitor.py") for w in words):
+            found.append(options)
+    return found
 
 
 def _limits(file: Path) -> dict[str, Any]:
+    """What may be added, and what the head has; no more of the file, which may hold secrets."""
     import yaml
 
     config = yaml.safe_load(file.read_text())
-    head = config.get("head_node_type")
-    most = config.get("max_workers")
+    kinds, most = dict(config.get("available_node_types") or {}), config.get("max_workers")
+    head = kinds.pop(config.get("head_node_type"), None) or {}
     types = {
         name: {
             "min": kind.get("min_workers", 0),
             "max": kind.get("max_workers", most or 0),
-            "resources": kind.get("resources", {}),
+            "resources": kind.get("resources") or {},
         }
-        for name, kind in config.get("available_node_types", {}).items()
-        if name != head
+        for name, kind in kinds.items()
     }
-    return {"max": most, "types": types}
+    return {"max": most, "types": types, "head": head.get("resources") or {}}
 
 
 def storage(where: str, task: str, name: str) -> list[str]:

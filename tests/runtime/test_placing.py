@@ -4,9 +4,10 @@ import math
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 import raysim as rs
-from raysim.runtime import capacity, placing
+from raysim.runtime import capacity, node_facts, placing
 from raysim.runtime.coordinator import Coordinator
 from raysim.runtime.drive import drive
 from tests.experiments import digits, same
@@ -96,29 +97,25 @@ GROWS = {
 }
 
 
-def test_growth_as_the_launcher_has_it(monkeypatch):
-    monkeypatch.setattr(capacity, "_launcher", lambda: GROWS)
+@pytest.fixture
+def grows(tmp_path, monkeypatch):
+    """An autoscaler started with GROWS serves this cluster."""
+    file = tmp_path / "cloud.yaml"
+    file.write_text(yaml.safe_dump(GROWS, sort_keys=False))
+    monitors = [{"logs-dir": "y"}, {"autoscaling-config": str(file)}]
+    monkeypatch.setattr(node_facts, "monitors", lambda address: monitors)
+    return file
+
+
+def test_growth_as_the_launcher_has_it(monkeypatch, grows):
     kinds = [({"CPU": 4}, 3), ({"CPU": 8, "GPU": 2}, 10)]
     assert capacity.growth() == capacity.Growth(kinds, most=10, head={"CPU": 1})
-    monkeypatch.setattr(capacity, "_launcher", lambda: None)
+    grows.unlink()
     assert capacity.growth() is None
     monkeypatch.setenv(capacity.KUBERAY, "1")
     assert capacity.growth() is None  # this head has a monitor that does not scale
-    monkeypatch.setattr(capacity, "_monitors", lambda: iter([]))
+    monkeypatch.setattr(node_facts, "monitors", lambda address: [])
     assert capacity.growth().fitting({"CPU": 64, "GPU": 8}) == math.inf
-
-
-def test_the_launchers_file_is_found_through_the_monitor(tmp_path, monkeypatch):
-    file = tmp_path / "cloud.yaml"
-    file.write_text("max_workers: 3")
-    lines = [
-        "monitor.py --gcs-address=x",
-        f"monitor.py --gcs-address=x --autoscaling-config={file} --logs-dir=y",
-    ]
-    monkeypatch.setattr(capacity, "_monitors", lambda: iter(lines))
-    assert capacity._launcher() == {"max_workers": 3}
-    file.unlink()
-    assert capacity._launcher() is None
 
 
 def test_growth_as_rays_state_has_it(monkeypatch):
@@ -132,8 +129,7 @@ def test_growth_as_rays_state_has_it(monkeypatch):
     assert capacity.growth() == capacity.Growth([({"CPU": 4}, 3), ({"CPU": 2}, math.inf)])
 
 
-def test_what_the_cluster_may_grow_to_is_waited_for_and_no_more_than_that(monkeypatch, soon):
-    monkeypatch.setattr(capacity, "_launcher", lambda: GROWS)
+def test_what_the_cluster_may_grow_to_is_waited_for_and_no_more_than_that(monkeypatch, soon, grows):
     monkeypatch.setattr(capacity, "GROW", 2.0)
     told = []
     with pytest.raises(

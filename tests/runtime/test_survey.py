@@ -111,13 +111,14 @@ def test_limits_are_those_of_the_autoscaler_of_this_cluster(tmp_path):
         process.stdout.readline()
         found = node_facts.autoscaler("127.0.0.9:1")
         assert node_facts.autoscaler("127.0.0.9:2") is None
+        assert node_facts.autoscaler("127.0.0.9:11") is None  # of which the other is the beginning
     finally:
         process.communicate("")
     assert found["types"] == {
         "spot": {"min": 1, "max": 9, "resources": {"GPU": 4}},
         "any": {"min": 0, "max": 12, "resources": {"CPU": 2}},
     }
-    assert found["max"] == 12
+    assert (found["max"], found["head"]) == (12, {"CPU": 0})
     assert "secret" not in json.dumps(found)
 
 
