@@ -7,8 +7,10 @@ checkpoints/000050/manifest.json         round, counters, form, files and their 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -64,6 +66,7 @@ def save(
     save_rows: Callable[[Path], int],
     facts: dict[str, Any],
     place: Path | str | None = None,
+    mine: Callable[[], None] = lambda: None,
 ) -> Checkpoint:
     """Write a checkpoint under ``root/checkpoints`` and drop the oldest.
 
@@ -73,14 +76,14 @@ def save(
         save_rows: writes the clients' rows into a folder and returns the number of files.
         facts: whatever else the manifest is to hold.
         place: the run's folder as the user knows it, where it is another.
+        mine: called before the checkpoint is put where it belongs; raises if this process may write there no more.
 
     Raises:
         CheckpointError: the disk refused; checkpoints written before are untouched.
     """
     final = root / "checkpoints" / f"{server.round:06d}"
-    aside = final.with_suffix(".tmp")
+    aside = final.with_name(f"{final.name}.{secrets.token_hex(4)}.tmp")
     try:
-        shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         tensors = {"x_P": server.x_P, **server.state}
         save_tensors(
@@ -91,31 +94,48 @@ def save(
         write(aside / "manifest.json", json.dumps(manifest, indent=1))
         for file in aside.iterdir():
             _to_disk(file)
+        _to_disk(aside)
+        mine()
         shutil.rmtree(final, ignore_errors=True)
         os.replace(aside, final)
         _to_disk(final.parent)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        last = latest(root)
-        left = (
-            f"The checkpoint of round {last.manifest['round']} is intact"
-            if last
-            else "There is no older checkpoint"
-        )
+        with contextlib.suppress(OSError):
+            mine()  # whoever takes a folder over tidies it up
         raise CheckpointError(
-            f"The checkpoint of round {server.round} could not be written to {final}: {error}. {left}. Make room "
-            f"(this one needs about {_megabytes(server)} MB and the clients' rows), then: raysim resume {place or root}"
+            f"The checkpoint of round {server.round} could not be written to {final}: {error}. {intact(root)} "
+            f"{_advice(error, server)}, then: raysim resume {place or root}"
         ) from None
-    for old in sorted((root / "checkpoints").glob("[0-9]*[0-9]"))[:-KEEP]:
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    for old in _folders(root)[KEEP:]:
         shutil.rmtree(old, ignore_errors=True)
     return Checkpoint(final, manifest)
 
 
+def _advice(error: Exception, server: Server) -> str:
+    if not any(words in str(error).lower() for words in ("no space", "quota")):
+        return "See to it that the folder can be written"
+    return f"Make room (this one needs about {_megabytes(server)} MB and the clients' rows)"
+
+
 def write(file: Path, text: str) -> None:
     """A small text file, whole or not at all."""
-    aside = file.with_name(file.name + ".tmp")
-    aside.write_text(text)
-    os.replace(aside, file)
+    aside = file.with_name(f"{file.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        aside.write_text(text)
+        os.replace(aside, file)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def tidy(root: Path) -> None:
+    """Clear away what processes that were killed had half written in a run's folder."""
+    for aside in [*root.glob("*.tmp"), *(root / "checkpoints").glob("*.tmp")]:
+        if aside.is_dir():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.unlink(missing_ok=True)
 
 
 def _to_disk(path: Path) -> None:
@@ -132,12 +152,31 @@ def _megabytes(server: Server) -> int:
 
 def latest(root: Path) -> Checkpoint | None:
     """The newest whole checkpoint of a run, or None."""
-    for folder in sorted((root / "checkpoints").glob("[0-9]*[0-9]"), reverse=True):
+    for folder in _folders(root):
         try:
-            return Checkpoint(folder, json.loads((folder / "manifest.json").read_text()))
+            manifest = json.loads((folder / "manifest.json").read_text())
+            sizes = {name: (folder / name).stat().st_size for name in manifest.get("files", {})}
         except (OSError, json.JSONDecodeError):
             continue
+        if sizes == manifest.get("files", {}):
+            return Checkpoint(folder, manifest)
     return None
+
+
+def intact(root: Path) -> str:
+    """What a run can go on from, in words."""
+    last = latest(root)
+    return (
+        f"The checkpoint of round {last.manifest['round']} is intact."
+        if last
+        else "There is no older checkpoint."
+    )
+
+
+def _folders(root: Path) -> list[Path]:
+    """Folders of checkpoints, the newest first."""
+    named = [folder for folder in (root / "checkpoints").glob("*") if folder.name.isdigit()]
+    return sorted(named, key=lambda folder: int(folder.name), reverse=True)
 
 
 def rows_packed(store: RowStore) -> bytes:

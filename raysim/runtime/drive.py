@@ -15,7 +15,7 @@ from raysim.result import Result
 from raysim.runtime import folder as folders
 from raysim.runtime.coordinator import Coordinator
 from raysim.runtime.outcome import Outcome
-from raysim.runtime.storage import Storage, StorageError, is_url, located
+from raysim.runtime.storage import Storage, is_url, located
 from raysim.runtime.telling import Watch, interruptible
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def resume(
     from raysim.simulation import Simulation
 
     place = located(folder)
-    status = folders.read_status(place)
+    status = folders.begun(place)
     if status["status"] == "finished" and (simulation is None or simulation.rounds <= status["round"]):
         raise ConfigError(
             f"The run in {place} has finished all its {status['round']} rounds: there is nothing to resume."
@@ -138,7 +138,7 @@ def _run(
     if place is not None and len(outcome.rows) > 1:
         try:
             result.save_figures()
-        except StorageError as error:
+        except OSError as error:
             warnings.warn(f"The figures cannot be written to {place}: {error}.", stacklevel=3)
     if progress:
         bar.close(result)

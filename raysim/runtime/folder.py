@@ -2,6 +2,7 @@
 
 experiment.yaml      the experiment, every field written out, with the versions that ran it
 run.json             status, round, form and block, seconds
+owner.json           the process that writes here: see claim.py
 metrics.jsonl        one line per evaluated round, flushed as it comes
 metrics.parquet      the same as a table, at the end
 checkpoints/         see checkpoint.py
@@ -14,6 +15,7 @@ import json
 import os
 import platform
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -25,6 +27,7 @@ import pandas as pd
 from raysim.core.plugin import ConfigError
 from raysim.core.server import Server
 from raysim.runtime import checkpoint, mirror, storage
+from raysim.runtime.claim import Claim
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,32 +46,60 @@ class RunFolder:
         self.place = place
         self.mirror = mirror.Mirror(str(place)) if storage.is_url(place) else None
         self.path = self.mirror.path if self.mirror else Path(place)
+        self.claim = self.mirror.claim if self.mirror else Claim(place)
         _make(self.path)
 
     def open(self, resume: bool) -> checkpoint.Checkpoint | None:
-        """The checkpoint to continue from, if that is wanted and there is one.
+        """Take the folder over; the checkpoint to continue from, if that is wanted and there is one.
 
         Raises:
-            ConfigError: the storage cannot be written, read or deleted from.
+            ConfigError: the disk or the storage cannot be written, read or deleted from.
         """
         if self.mirror:
-            self.mirror.storage.check()
+            self.mirror.open()
             self.mirror.fetch(resume)
+        else:
+            try:
+                checkpoint.tidy(self.path)
+                self.claim.take()
+            except OSError as error:
+                raise ConfigError(f"The run's folder {self.path} cannot be written: {error}.") from None
         return checkpoint.latest(self.path) if resume else None
 
     def status(self, **facts: Any) -> None:
-        """Write run.json."""
-        facts |= {"raysim": version("raysim"), "torch": version("torch"), "pid": os.getpid()}
-        self._write("run.json", json.dumps(facts, indent=1))
+        """Write run.json.
 
-    def _write(self, name: str, text: str) -> None:
-        checkpoint.write(self.path / name, text)
+        Raises:
+            Superseded: the folder is another process's now.
+            CheckpointError: the disk refused.
+        """
+        facts |= {"raysim": version("raysim"), "torch": version("torch"), "pid": os.getpid()}
+        with self._ours("run.json"):
+            checkpoint.write(self.path / "run.json", json.dumps(facts, indent=1))
         if self.mirror:
-            self.mirror.file(name)
+            self.mirror.file("run.json")
+
+    @contextmanager
+    def _ours(self, name: str) -> Iterator[None]:
+        """Writes a file of a folder on a disk, if that is still this process's."""
+        try:
+            if not self.mirror:
+                self.claim.require()
+            yield
+        except OSError as error:
+            raise checkpoint.CheckpointError(
+                f"{self.path / name} could not be written: {error}. {checkpoint.intact(self.path)} Make room, or let "
+                f"the folder be written again, then: raysim resume {self.place}"
+            ) from None
 
     def append(self, row: dict[str, Any]) -> None:
-        """One line of metrics, on its way to the disk when this returns."""
-        with open(self.path / "metrics.jsonl", "a") as file:
+        """One line of metrics, on its way to the disk when this returns.
+
+        Raises:
+            Superseded: the folder is another process's now.
+            CheckpointError: the disk refused.
+        """
+        with self._ours("metrics.jsonl"), open(self.path / "metrics.jsonl", "a") as file:
             file.write(json.dumps(row) + "\n")
         if self.mirror:
             self.mirror.metrics()
@@ -80,26 +111,34 @@ class RunFolder:
 
         Raises:
             CheckpointError: the disk or the storage refused.
+            Superseded: the folder is another process's now.
         """
-        last = checkpoint.save(self.path, server, save_rows, facts, self.place)
         if self.mirror:
+            last = checkpoint.save(self.path, server, save_rows, facts, self.place)
             self.mirror.checkpoint(last)
-        return last
+            return last
+        return checkpoint.save(self.path, server, save_rows, facts, self.place, self.claim.require)
 
     def truncate(self, round: int) -> list[dict[str, Any]]:
         """Forget metrics of later rounds than ``round``; returns what stays."""
         rows = [row for row in read_metrics(self.path) if row["round"] <= round]
-        checkpoint.write(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        with self._ours("metrics.jsonl"):
+            checkpoint.write(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         return rows
 
-    def table(self) -> pd.DataFrame:
-        """The metrics as a table, also written as Parquet."""
-        table = pd.DataFrame(read_metrics(self.path))
-        table.to_parquet(self.path / "metrics.parquet")
+    def table(self) -> None:
+        """Write the metrics as Parquet too; a disk that has no room for them costs the run nothing else."""
+        try:
+            pd.DataFrame(read_metrics(self.path)).to_parquet(self.path / "metrics.parquet")
+        except OSError as error:
+            warnings.warn(
+                f"{self.path}/metrics.parquet cannot be written: {error}. metrics.jsonl has the same.",
+                stacklevel=2,
+            )
+            return
         if self.mirror:
-            self.mirror.file("metrics.jsonl")
-            self.mirror.file("metrics.parquet")
-        return table
+            self.mirror.file("metrics.jsonl", age=mirror.OURS)
+            self.mirror.file("metrics.parquet", age=mirror.OURS)
 
     def close(self) -> None:
         """Leave no working folder that the storage has all of."""
@@ -126,7 +165,7 @@ def begin(place: Path | str, text: str) -> None:
         return
     path = Path(place)
     _make(path)
-    if (path / "run.json").exists():
+    if (path / "run.json").exists() or checkpoint.latest(path):
         raise ConfigError(
             f"{path} holds a run already. Continue it with: raysim resume {path}; or choose another."
         )
@@ -158,7 +197,22 @@ def read_status(place: Path | str) -> dict[str, Any]:
         missing = not storage.is_url(place) and not Path(place).exists()
         there = "it does not exist" if missing else "it has no run.json"
         raise ConfigError(f"{place} is not a run's folder: {there}.")
-    return json.loads(text)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"{place}/run.json is damaged ({error}). Delete it, then: raysim resume {place}"
+        ) from None
+
+
+def begun(place: Path | str) -> dict[str, Any]:
+    """run.json; where there is none, what it would say of a run that was cut off before it could be written.
+
+    Raises:
+        ConfigError: there is no run in that folder.
+    """
+    cut = storage.text(place, "run.json") is None and storage.text(place, "experiment.yaml") is not None
+    return {"status": "running", "round": 0} if cut else read_status(place)
 
 
 def read_experiment(place: Path | str) -> str:
@@ -179,6 +233,18 @@ def intact(place: Path | str) -> int | None:
         return next((manifest["round"] for _, manifest in mirror.whole(storage.Storage(str(place)))), None)
     last = checkpoint.latest(Path(place))
     return last.manifest["round"] if last else None
+
+
+def left(place: Path | str | None) -> str:
+    """What a run that ended in trouble has left, and how to go on."""
+    if place is None:
+        return "It had no folder, so the run is lost: start it again."
+    try:
+        round = intact(place)
+    except (OSError, ConfigError) as refused:
+        return f"Whether {place} has a checkpoint cannot be seen: {storage.reason(refused)}."
+    has = "no checkpoint yet" if round is None else f"the checkpoint of round {round}"
+    return f"{place} has {has}; go on from there: raysim resume {place}"
 
 
 @contextmanager

@@ -3,10 +3,14 @@
 A checkpoint's files go first and its manifest last, so that there too a checkpoint is whole or not there. The manifest
 names the files with their bytes; metrics up to its round are there before it. Between checkpoints metrics may come
 some seconds late; a refusal of those is a warning, for they are safe on the disk.
+
+Before each checkpoint one small file is read, to see that no other process has taken the run over (see claim.py);
+also before what is stored more than some seconds later.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -18,11 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from raysim.core.plugin import ConfigError
-from raysim.runtime.checkpoint import KEEP, Checkpoint, CheckpointError
-from raysim.runtime.storage import Storage, StorageError
+from raysim.runtime.checkpoint import KEEP, Checkpoint, CheckpointError, tidy
+from raysim.runtime.claim import Claim, Superseded
+from raysim.runtime.storage import Storage, StorageError, advice
 
 SHARE = 0.1  # of a run's time that its metrics may take to upload
 QUICK, PAUSE = 0.02, 5.0  # seconds: an upload slower than the one waits so long before the next
+OURS = 5.0  # seconds after a look at whose the run is that metrics, and further files of a checkpoint, rely on it
 
 
 class Mirror:
@@ -39,20 +45,28 @@ class Mirror:
         self.behind: set[str] = set()  # files that the storage has not got as they are here
         self.refused: dict[str, int] = {}  # how often it refused them, one time after the other
         self.whole: list[int] = []  # rounds of checkpoints there
+        self.claim = Claim(url, self.storage)
         self._due = 0.0
 
     # ---- there -----------------------------------------------------------------------------------------------
 
-    def file(self, name: str, pauses: tuple[float, ...] | None = None, patience: int = 1) -> None:
+    def file(
+        self, name: str, pauses: tuple[float, ...] | None = None, patience: int = 1, age: float = 0.0
+    ) -> None:
         """Store one file as it is now.
 
         Args:
             name: the file, in the folder.
             pauses: seconds before each new attempt.
             patience: so many refusals in a row are a warning, one until it works again.
+            age: seconds for which the last look at whose the folder is will do.
+
+        Raises:
+            Superseded: the folder is another process's now.
         """
         self.behind.add(name)
         try:
+            self.claim.require(age)
             self.storage.put(self.path / name, name, pauses)
         except StorageError as error:
             self.refused[name] = self.refused.get(name, 0) + 1
@@ -72,7 +86,7 @@ class Mirror:
         begin = time.monotonic()
         if begin < self._due:
             return
-        self.file("metrics.jsonl", (), patience=2)
+        self.file("metrics.jsonl", (), patience=2, age=OURS)
         now = time.monotonic()
         slow = now - begin > QUICK or "metrics.jsonl" in self.refused
         self._due = now + max((now - begin) / SHARE, PAUSE if slow else 0.0)
@@ -82,18 +96,22 @@ class Mirror:
 
         Raises:
             CheckpointError: refused; with what is left, and where.
+            Superseded: the folder is another process's now.
         """
         name = f"checkpoints/{last.folder.name}"
         try:
+            self.claim.require()
             if "manifest.json" in self.storage.names(name):
                 self.storage.remove(f"{name}/manifest.json")
             self.storage.put(self.path / "metrics.jsonl", "metrics.jsonl")
             self.behind.discard("metrics.jsonl")
-            for file in sorted(last.manifest["files"]):
+            for file in [*sorted(last.manifest["files"]), "manifest.json"]:
+                self.claim.require(OURS)
                 self.storage.put(last.folder / file, f"{name}/{file}")
-            self.storage.put(last.folder / "manifest.json", f"{name}/manifest.json")
         except StorageError as error:
             self.behind.add(name)
+            with contextlib.suppress(StorageError):
+                self.claim.require()  # whoever takes a folder over tidies it up
             raise CheckpointError(self._lost(last.manifest["round"], name, error)) from None
         self.whole = [*self.whole, last.manifest["round"]][-KEEP:]
         self._drop(last.manifest["round"])
@@ -118,6 +136,20 @@ class Mirror:
             warnings.warn(f"Old checkpoints at {self.storage.url} cannot be deleted: {error}.", stacklevel=2)
 
     # ---- and back --------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """See that the storage takes files, make it this process's, and clear away what others had half written.
+
+        Raises:
+            ConfigError: the storage refuses.
+        """
+        self.storage.check()
+        try:
+            if self.storage.local:
+                tidy(Path(self.storage.root))
+            self.claim.take()
+        except OSError as error:
+            raise ConfigError(f"{self.storage.url} cannot be written: {error}. {advice(error)}") from None
 
     def fetch(self, checkpoints: bool) -> None:
         """Bring the run's files here, with its newest whole checkpoint or without any.
@@ -145,16 +177,17 @@ class Mirror:
             shutil.rmtree(aside)
 
     def close(self) -> None:
-        """Bring what is late; the working folder goes if the storage has all of it."""
-        for name in [n for n in self.behind if (self.path / n).is_file()]:
-            self.file(name, ())
-        if not self.behind:
+        """Bring what is late; the working folder goes if the storage has all of it, or another process the run."""
+        with contextlib.suppress(Superseded):
+            for name in [n for n in self.behind if (self.path / n).is_file() and not self.claim.lost]:
+                self.file(name, ())
+        if self.claim.lost or not self.behind:
             shutil.rmtree(self.path, ignore_errors=True)
 
 
 def whole(storage: Storage) -> Any:
     """Name and manifest of each checkpoint there that is whole, the newest first."""
-    for name in sorted((n for n in storage.names("checkpoints") if n.isdigit()), reverse=True):
+    for name in sorted((n for n in storage.names("checkpoints") if n.isdigit()), key=int, reverse=True):
         try:
             manifest = json.loads(storage.read(f"checkpoints/{name}/manifest.json") or "")
         except json.JSONDecodeError:
@@ -177,7 +210,7 @@ def begin(url: str, text: str) -> None:
     """
     storage = Storage(url)
     try:
-        there = storage.read("run.json") is not None
+        there = storage.read("run.json") is not None or any(n.isdigit() for n in storage.names("checkpoints"))
     except StorageError:
         there = False  # the check below says what it refuses
     if there:

@@ -75,6 +75,8 @@ class Storage:
         self.url = str(url).rstrip("/")
         self.fs, self.root = _opened(self.url)
         self.directories = self.url.split("://")[0] not in EXTRAS
+        self.local = "file" in self.fs.protocol
+        self._aside = f".{secrets.token_hex(4)}.tmp"  # ends names of files that are being written
 
     def check(self) -> None:
         """See that files can be written, read and deleted here.
@@ -120,10 +122,9 @@ class Storage:
         path = self._path(name)
         if self.directories:
             self.fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-        local = "file" in self.fs.protocol
-        yield path + ".tmp" if local else path
-        if local:
-            self.fs.mv(path + ".tmp", path)
+        yield path + self._aside if self.local else path
+        if self.local:
+            self.fs.mv(path + self._aside, path)
 
     def read(self, name: str) -> str | None:
         """The text of a file, None if there is none."""
@@ -223,11 +224,11 @@ def text(folder: Path | str, name: str) -> str | None:
     """The text of a file in a folder, local or behind a URL; None if there is none.
 
     Raises:
-        ConfigError: the storage refuses.
+        ConfigError: the disk or the storage refuses.
     """
     try:
         return Storage(str(folder)).read(name) if is_url(folder) else (Path(folder) / name).read_text()
-    except StorageError as error:
-        raise ConfigError(f"{folder}/{name} cannot be read: {error}. {advice(error)}") from None
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise ConfigError(f"{folder}/{name} cannot be read: {error}. {advice(error)}") from None

@@ -31,7 +31,7 @@ from raysim.service.packing import REQUEST
 CODES = {"finished": 0, "diverged": 3, "stopped": 130}
 REFUSED, FAILED = 2, 1
 EXPLAINED = {"ConfigError": REFUSED, "DataError": REFUSED, "CheckpointError": REFUSED, "ClientError": FAILED}
-EXPLAINED |= {"HostLost": FAILED, "CoordinatorLost": FAILED}
+EXPLAINED |= {"HostLost": FAILED, "CoordinatorLost": FAILED, "Superseded": REFUSED}
 """Exit codes of errors whose message says all a user needs; by name, for some of their modules need torch."""
 
 PAUSE = 1.0  # seconds between lines about rounds, and about checkpoints: short rounds come by the thousand
@@ -175,7 +175,7 @@ def _run(request: dict[str, Any], folder: str, log: Log) -> str:
     from raysim.simulation import Simulation
 
     overrides = request["overrides"]
-    if request["resume"] and storage.text(folder, "run.json") is not None:
+    if request["resume"] and storage.text(folder, "experiment.yaml") is not None:
         changed = Simulation.from_yaml(_text(request, folder), overrides) if overrides else None
         return drive.resume(folder, changed, watch=log.watch).status
     simulation = Simulation.from_yaml(_text(request, folder), overrides)

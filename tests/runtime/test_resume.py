@@ -35,23 +35,44 @@ SCAFFOLD = {
 }
 
 
+DRIVERS = """
+import json, os, sys
+import raysim as rs
+for line in sys.stdin:
+    file, folder = json.loads(line)
+    simulation = rs.Simulation.from_yaml(open(file).read())
+    simulation.load()  # imports what that needs
+    pid = os.fork()
+    if pid == 0:
+        simulation.run(folder)
+        os._exit(0)
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def drivers():
+    """Starts drivers, each a process of its own: forked from one that has imported all that they need."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", DRIVERS], **pipes) as process:
+        yield process
+
+
 @pytest.mark.parametrize(("after", "fields"), [(0, {}), (1, {}), (3, {}), (3, GOSSIP), (5, SCAFFOLD)])
-def test_kill_nine_and_resume_ends_in_the_same_bits(tmp_path, after, fields):
+def test_kill_nine_and_resume_ends_in_the_same_bits(tmp_path, drivers, after, fields):
     """The driver is killed as soon as metrics of round ``after`` are on the disk."""
     sim = digits(**{"rounds": 40, "local": KEPT, "checkpoint_every": 2} | fields)
     (tmp_path / "experiment.yaml").write_text(sim.to_yaml())
     folder = tmp_path / "run"
-    command = [
-        sys.executable,
-        "-c",
-        "import sys, raysim as rs; rs.Simulation.from_yaml(open(sys.argv[1]).read()).run(sys.argv[2])",
-    ]
-    process = subprocess.Popen([*command, str(tmp_path / "experiment.yaml"), str(folder)])
+    drivers.stdin.write(json.dumps([str(tmp_path / "experiment.yaml"), str(folder)]) + "\n")
+    drivers.stdin.flush()
+    pid = int(drivers.stdout.readline())
     metrics, deadline = folder / "metrics.jsonl", time.time() + 120
     while time.time() < deadline and not (metrics.exists() and metrics.read_text().count("\n") > after):
         time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    os.kill(pid, signal.SIGKILL)
+    assert int(drivers.stdout.readline()) == -signal.SIGKILL
     assert json.loads((folder / "run.json").read_text())["status"] == "running"
     assert same(sim.run(None), rs.resume(folder))
 
@@ -149,3 +170,89 @@ def test_reading_a_result_back(tmp_path):
     weights = [p.reshape(-1) for p in back.model().parameters()]
     assert torch.equal(torch.cat(weights), result.x_P)
     assert (tmp_path / "run" / "figures" / "learning_curve.png").stat().st_size > 1000
+
+
+# ---- checkpoints and folders ---------------------------------------------------------------------------------
+
+
+def test_a_million_rounds_come_after_the_rounds_before(tmp_path):
+    import torch
+
+    from raysim.core.server import Server
+    from raysim.runtime import checkpoint
+
+    for round in (999_998, 999_999, 1_000_000):
+        checkpoint.save(tmp_path, Server(torch.zeros(3), round), lambda folder: 0, {})
+    assert checkpoint.latest(tmp_path).manifest["round"] == 1_000_000
+    assert sorted(f.name for f in (tmp_path / "checkpoints").iterdir()) == ["1000000", "999999"]
+
+
+def test_a_checkpoint_that_lost_a_part_is_not_the_latest(tmp_path):
+    sim = digits(rounds=4, checkpoint_every=1, local=KEPT)
+    sim.run(tmp_path / "run")
+    (tmp_path / "run/checkpoints/000004/rows-0.safetensors").write_bytes(b"")
+    assert same(sim.replaced(rounds=6).run(None), rs.resume(tmp_path / "run", sim.replaced(rounds=6)))
+
+
+def test_a_run_cut_off_before_its_first_word_is_resumed(tmp_path):
+    from raysim.runtime.folder import begin
+
+    sim = digits(rounds=2)
+    begin(tmp_path / "run", sim.to_yaml())
+    assert same(sim.run(None), rs.resume(tmp_path / "run"))
+    (tmp_path / "run" / "run.json").unlink()
+    with pytest.raises(rs.ConfigError, match="holds a run already"):  # its checkpoint is of use
+        sim.run(tmp_path / "run")
+    assert same(sim.replaced(rounds=3).run(None), rs.resume(tmp_path / "run", sim.replaced(rounds=3)))
+
+
+def test_a_full_disk_between_checkpoints_says_what_is_left(tmp_path):
+    """A line of metrics finds no room."""
+    from raysim.runtime.coordinator import Coordinator
+    from raysim.runtime.folder import begin
+
+    sim, metrics = digits(rounds=6, checkpoint_every=2), tmp_path / "metrics.jsonl"
+
+    def watch(event):
+        if event["kind"] == "round" and event["round"] == 3:
+            metrics.unlink()
+            metrics.symlink_to("/dev/full")
+
+    begin(tmp_path, sim.to_yaml())
+    with pytest.raises(
+        CheckpointError,
+        match=r"metrics\.jsonl could not be written.*No space left.*round 2 is intact.*raysim resume",
+    ):
+        Coordinator(sim, tmp_path, watch=watch).run()
+    metrics.unlink()
+    metrics.write_text(
+        "".join(json.dumps(row) + "\n" for row in sim.run(None).metrics.to_dict("records")[:4])
+    )
+    assert same(sim.run(None), rs.resume(tmp_path))
+
+
+def test_a_table_and_figures_that_find_no_room_cost_nothing_else(tmp_path, monkeypatch):
+    from raysim.runtime import folder
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(folder.pd.DataFrame, "to_parquet", full)
+    monkeypatch.setattr(folder, "save_figure", full)
+    with pytest.warns(
+        UserWarning, match=r"parquet cannot be written.*metrics\.jsonl has the same|figures cannot"
+    ) as told:
+        digits(rounds=2).run(tmp_path / "run")
+    assert len(told) == 2
+    assert rs.Result.read(tmp_path / "run").status == "finished"
+
+
+def test_what_cannot_be_read_is_not_taken_for_missing(tmp_path):
+    from raysim.runtime.folder import read_metrics
+
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(rs.ConfigError, match=r"metrics\.jsonl cannot be read: .*[Dd]irectory"):
+        read_metrics(tmp_path)
+    (tmp_path / "run.json").write_text('{"status": "runn')
+    with pytest.raises(rs.ConfigError, match=r"run\.json is damaged.*raysim resume"):
+        rs.resume(tmp_path)

@@ -177,3 +177,17 @@ def test_the_end_that_cannot_be_noted_is_told_and_resumable(tmp_path):
     assert json.loads(storage.text(URL, "run.json"))["status"] == "running"
     assert same(expected, rs.resume(URL))
     assert json.loads(storage.text(URL, "run.json"))["status"] == "finished"
+
+
+def test_a_run_whose_first_word_was_refused_is_resumed_from_its_checkpoint():
+    sim = digits(rounds=4, checkpoint_every=1)
+    refuse(PermissionError("no"), path="run.json")
+    with pytest.warns(UserWarning, match=r"refuses run\.json"):
+        sim.run(URL)
+    Moody.refuse = staticmethod(lambda what, path: None)
+    assert "run.json" not in moody.names("bucket/runs/x")
+    with pytest.raises(rs.ConfigError, match=r"holds a run already.*raysim resume moody"):
+        sim.run(URL)
+    Moody.seen.clear()
+    assert same(sim.run(None), rs.resume(URL))
+    assert ("read", "/bucket/runs/x/checkpoints/000004/server.safetensors") in Moody.seen

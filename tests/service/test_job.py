@@ -10,6 +10,7 @@ import pytest
 
 import raysim as rs
 from raysim.core.host import ClientError
+from raysim.runtime.claim import Superseded
 from raysim.service import job
 from tests.experiments import digits
 
@@ -94,6 +95,14 @@ def test_what_cannot_begin_is_said_at_once(request_for, tmp_path, capsys):
     assert "nowhere is not a run's folder: it has no experiment.yaml" in said(capsys)[0]["text"]
 
 
+def test_a_run_whose_run_json_never_arrived_goes_on_from_its_checkpoint(request_for, tmp_path, capsys):
+    digits(rounds=2).run(tmp_path / "run")
+    (tmp_path / "run" / "run.json").unlink()
+    request = request_for(resume=True, overrides=["rounds=3"])
+    assert job._run(request, request["folder"], job.Log("x-1")) == "finished"
+    assert [line["round"] for line in said(capsys) if line["event"] == "resumed"] == [2]
+
+
 def test_exit_codes_and_tracebacks(capsys):
     def failed(error):
         try:
@@ -105,6 +114,8 @@ def test_exit_codes_and_tracebacks(capsys):
     code, line = failed(ClientError("client 3 failed"))
     assert (code, line["text"], "traceback" in line) == (1, "client 3 failed", False)
     assert failed(rs.ConfigError("no"))[0] == 2
+    code, line = failed(Superseded("taken over by process 7"))
+    assert (code, line["text"], "traceback" in line) == (2, "taken over by process 7", False)
     code, line = failed(ZeroDivisionError())
     assert (code, line["text"]) == (1, "ZeroDivisionError")
     assert line["traceback"].splitlines()[-1] == "ZeroDivisionError"
