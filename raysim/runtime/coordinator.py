@@ -23,7 +23,7 @@ from raysim.core.server import Server
 from raysim.core.task import Task
 from raysim.runtime import checkpoint
 from raysim.runtime.fleet import HostLost, device_of, probed, started
-from raysim.runtime.folder import RunFolder
+from raysim.runtime.folder import RunFolder, left
 from raysim.runtime.outcome import Outcome, Tally
 from raysim.runtime.telemetry import Telemetry, name_of
 from raysim.runtime.telling import Telling, Watch
@@ -43,6 +43,7 @@ class Coordinator(Telling):
         resume: continue the run in that folder.
         watch: called with each event, in process.
         telemetry: export Ray metrics (see ``telemetry.py``); on Ray only.
+        reserved: room for client actors, where somebody has reserved it (see ``placing.py``).
     """
 
     def __init__(
@@ -52,8 +53,10 @@ class Coordinator(Telling):
         resume: bool = False,
         watch: Watch | None = None,
         telemetry: bool = False,
+        reserved: Any = None,
     ) -> None:
         super().__init__(watch)
+        self.reserved = reserved
         self.simulation, self.place, self.resume = simulation, folder, resume
         self.folder: RunFolder | None = None
         self.telemetry = Telemetry(name_of(folder, simulation.name)) if telemetry else None
@@ -61,10 +64,11 @@ class Coordinator(Telling):
         self.keeps_rows, self.gone = False, 0
         self.last: checkpoint.Checkpoint | None = None
 
-    def _tell(self, kind: str, **facts: Any) -> None:
-        super()._tell(kind, **facts)
+    def _tell(self, kind: str, **facts: Any) -> dict[str, Any]:
+        event = super()._tell(kind, **facts)
         if self.telemetry:
-            self.telemetry.see(self.events[-1], self.tally, getattr(self, "fleet", None))
+            self.telemetry.see(event, self.tally, getattr(self, "fleet", None))
+        return event
 
     def run(self) -> Outcome:
         """Run to the end, or until stopped or diverged."""
@@ -74,6 +78,8 @@ class Coordinator(Telling):
             with self._warnings_told():
                 server = self._prepare()
             return self._rounds(server)
+        except HostLost as error:
+            raise HostLost(f"{error} The run gives up. {left(self.place)}") from None
         finally:
             torch.set_num_threads(threads)
             if hasattr(self, "fleet"):
@@ -109,7 +115,8 @@ class Coordinator(Telling):
         )
         first = "stacked" if form == "fastest" else form
         setup = Setup(dataset, self.shards, module, sim.local, sim.seed, first)
-        self.fleet = started(setup, sim.placement, device, lambda text: self._tell("waiting", text=text))
+        tell = lambda text: self._tell("waiting", text=text)
+        self.fleet = started(setup, sim.placement, device, tell, self.reserved)
         self.form = self._fastest(task) if form == "fastest" else form
         self._tell(
             "prepared",

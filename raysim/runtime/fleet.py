@@ -110,7 +110,9 @@ def device_of(place: Placement) -> str:
     return "cuda" if place.device == "cuda" else "cpu"
 
 
-def started(setup: Setup, place: Placement, device: str, tell: Callable[[str], None]) -> Any:
+def started(
+    setup: Setup, place: Placement, device: str, tell: Callable[[str], Any], reserved: Any = None
+) -> Any:
     """The fleet that is asked for: Ray is imported only where there are actors.
 
     Args:
@@ -118,12 +120,13 @@ def started(setup: Setup, place: Placement, device: str, tell: Callable[[str], N
         place: where clients live.
         device: "cpu" or "cuda".
         tell: called with what is waited for.
+        reserved: room for client actors; None to reserve it.
     """
     if place.actors == 0:
         return LocalFleet(setup, device)
     from raysim.runtime.ray_fleet import RayFleet
 
-    return RayFleet(setup, place, tell)
+    return RayFleet(setup, place, tell, reserved)
 
 
 def probed(probes: list[Probe], clients: Clients, rule: Rule, server: Server) -> dict[str, float]:

@@ -7,12 +7,12 @@ anywhere in the cluster if it is behind a URL. Everything on Ray belongs to this
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
-from ray.util.placement_group import PlacementGroup
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from raysim.core.placement import Placement
@@ -50,20 +50,27 @@ def run(simulation: Simulation, place: Path | str | None, again: bool, watch: Wa
     placing.connect(simulation.placement)
     placement = simulation.placement
     tell = lambda text: watch({"kind": "waiting", "text": text})
-    group = None if placement.actors else placing.seat(placement, place, tell)
+    # What a coordinator reserves itself outlasts it, should it be killed, for as long as this process runs.
+    if placement.actors:
+        reserved = placing.reserve(placement, tell)
+    else:
+        reserved = placing.Reserved(placing.seat(placement, place, tell))
     try:
-        actor = ray.remote(**_options(placement, group))(Coordinator)
+        actor = ray.remote(**_options(placement, reserved))(Coordinator)
         folder = place.resolve() if isinstance(place, Path) else place
-        coordinator: Any = actor.remote(simulation, folder, again, telemetry=True)
+        theirs = replace(reserved, own=False) if placement.actors else None
+        coordinator: Any = actor.remote(simulation, folder, again, telemetry=True, reserved=theirs)
         try:
-            return _watched(coordinator, watch, tell)
+            return _watched(coordinator, place, watch, tell)
         except (RayActorError, OutOfMemoryError) as error:
+            reason = placing.unfit(error)
+            if reason:
+                raise ConfigError(f"The coordinator cannot start: {reason}") from None
             raise CoordinatorLost(_lost(place, error)) from None
         finally:
             ray.kill(coordinator)
     finally:
-        if group is not None:
-            ray.util.remove_placement_group(group)
+        reserved.release()
 
 
 def _require_shared(place: Path | str | None) -> None:
@@ -74,13 +81,13 @@ def _require_shared(place: Path | str | None) -> None:
         )
 
 
-def _options(placement: Placement, group: PlacementGroup | None) -> dict[str, Any]:
+def _options(placement: Placement, reserved: placing.Reserved) -> dict[str, Any]:
     """Ray options of the coordinator: two threads, one runs and one answers."""
-    if group is None:
+    if placement.actors:
         here = ray.get_runtime_context().get_node_id()
         strategy: Any = NodeAffinitySchedulingStrategy(here, soft=False)
         return {"num_cpus": 0, "max_concurrency": 2, "scheduling_strategy": strategy}
-    strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
+    strategy = PlacementGroupSchedulingStrategy(reserved.group, placement_group_bundle_index=0)
     gpus = 1 if placement.device == "cuda" else 0
     return {
         "num_cpus": placement.threads,
@@ -90,7 +97,7 @@ def _options(placement: Placement, group: PlacementGroup | None) -> dict[str, An
     }
 
 
-def _watched(coordinator: Any, watch: Watch, tell: capacity.Tell) -> Outcome:
+def _watched(coordinator: Any, place: Path | str | None, watch: Watch, tell: capacity.Tell) -> Outcome:
     """The run's outcome, once it is there; its own error where it has one."""
     _await_start(coordinator, tell)
     ended = coordinator.run.remote()
@@ -110,7 +117,15 @@ def _watched(coordinator: Any, watch: Watch, tell: capacity.Tell) -> Outcome:
                 if last:
                     return ray.get(ended)
         except RayTaskError as error:
-            raise error.cause from None
+            raise _own(error, place) from None
+
+
+def _own(error: RayTaskError, place: Path | str | None) -> BaseException:
+    """The run's own error. One of Ray's that the coordinator met is about others than the coordinator."""
+    cause = error.cause
+    if not isinstance(cause, RayError):
+        return cause
+    return HostLost(f"The cluster failed the run: {storage.reason(cause)}. {folders.left(place)}")
 
 
 def _await_start(coordinator: Any, tell: capacity.Tell) -> None:
@@ -131,11 +146,4 @@ def _await_start(coordinator: Any, tell: capacity.Tell) -> None:
 
 def _lost(place: Path | str | None, error: Exception) -> str:
     what = f"The coordinator of the run died, with its node or alone ({type(error).__name__})."
-    if place is None:
-        return f"{what} It had no folder, so the run is lost: start it again."
-    try:
-        round = folders.intact(place)
-    except (OSError, ConfigError) as refused:
-        return f"{what} Whether {place} has a checkpoint cannot be seen: {storage.reason(refused)}."
-    intact = "no checkpoint yet" if round is None else f"the checkpoint of round {round}"
-    return f"{what} {place} has {intact}; go on from there: raysim resume {place}"
+    return f"{what} {folders.left(place)}"

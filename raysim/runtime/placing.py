@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError, RayError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -25,6 +27,7 @@ DIRECT = "RAY_max_direct_call_object_size"
 time that way than through the object store, so a Ray that is started here gets 1 MB in place of 100 KB."""
 
 KNOCK = 10.0  # seconds for a cluster to answer at all
+END = 6  # lines of a node's traceback
 START = 300.0  # seconds for actors to start: each imports torch, and small machines start many at once
 
 
@@ -34,9 +37,10 @@ def connect(placement: Placement) -> None:
     In a job it is the job's cluster, unless another is asked for.
 
     Raises:
-        ConfigError: nothing answers at the address.
+        ConfigError: nothing answers at the address, or this process has joined another cluster.
     """
     if ray.is_initialized():
+        _require_joined(placement)
         return
     os.environ.setdefault(
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
@@ -65,6 +69,40 @@ def _knock(address: str) -> None:
             f"No Ray cluster answers at placement.address {address!r} ({error}). Start one with `ray start --head` and "
             "use the address it prints, or leave the address out to start Ray on this machine."
         ) from None
+
+
+def _require_joined(placement: Placement) -> None:
+    """A cluster that is asked for by host:port is the one that this process has joined: a process has one."""
+    host, colon, port = (placement.address or "").rpartition(":")
+    if not colon or not port.isdigit() or IN_JOB in os.environ:
+        return
+    joined = ray.get_runtime_context().gcs_address
+    there, _, number = joined.rpartition(":")
+    if port != number or not _hosts(host) & _hosts(there):
+        raise ConfigError(
+            f"placement.address is {placement.address!r}, but this process has joined the Ray cluster at {joined}. "
+            "Leave it first (ray.shutdown()), use another process, or leave the address out to stay there."
+        )
+
+
+def _hosts(name: str) -> set[str]:
+    """Addresses of a host; Ray replaces 127.0.0.1 by the machine's own."""
+    with contextlib.suppress(OSError):
+        found = {str(info[4][0]) for info in socket.getaddrinfo(name, None)} | {name}
+        here = {"127.0.0.1", "::1", ray.util.get_node_ip_address()}
+        return found | here if found & here else found
+    return {name}
+
+
+def unfit(error: Exception) -> str:
+    """Why an actor could not start, with the end of its traceback; empty if it died of something else."""
+    if not isinstance(error, RayActorError) or not error.actor_init_failed:
+        return ""
+    lines = [line.rstrip() for line in str(error).splitlines() if line.strip()]
+    return (
+        f"{lines[-1].strip()}. Every node of the cluster needs what the experiment needs, raysim and your own code "
+        "included: raysim doctor --address says what they have. From the node:\n" + "\n".join(lines[-END:])
+    )
 
 
 def inline_bytes() -> int:
@@ -103,7 +141,8 @@ class Reserved:
     def release(self) -> None:
         """Give the resources back."""
         if self.own:
-            ray.util.remove_placement_group(self.group)
+            with contextlib.suppress(RayError):  # the cluster is gone, and the group with it
+                ray.util.remove_placement_group(self.group)
 
 
 _lent: list[Reserved] = []
@@ -200,6 +239,12 @@ def _too_few_of(placement: Placement, kind: str, need: float, have: float, growt
         f"Placement asks for {placement.actors} actors with {field}={each:g}, that is {need:g} {kind}s, but the "
         f"cluster has {have:g}{growth}: {advice}."
     )
+
+
+def patience(placement: Placement) -> float:
+    """Seconds for actors to start, one whose place was lost with its node and has to be found again included."""
+    brought = capacity.GROW if capacity.growth() else 0.0
+    return START + max(placement.wait, brought)
 
 
 def options(placement: Placement, reserved: Reserved, i: int) -> dict[str, Any]:

@@ -7,10 +7,8 @@ worked on them last; the few that a new cohort moves go from actor to actor.
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +16,6 @@ import numpy as np
 import ray
 import ray.cloudpickle
 import torch
-from ray.exceptions import (
-    GetTimeoutError,
-    ObjectLostError,
-    OutOfMemoryError,
-    RayActorError,
-    RayError,
-    RayTaskError,
-)
 from torch import Tensor
 
 from raysim.core import cohorts
@@ -34,78 +24,38 @@ from raysim.core.host import Partial, Setup
 from raysim.core.mixing import Mixing
 from raysim.core.placement import Placement
 from raysim.runtime import placing
-from raysim.runtime.client_actor import ClientActor
+from raysim.runtime.crew import LOST, Crew
 from raysim.runtime.fleet import HostLost, chunks, pooled
-from raysim.runtime.post import Post, sent
-
-LOST = (RayActorError, ObjectLostError, OutOfMemoryError)
+from raysim.runtime.post import sent
 
 
-class RayFleet:
+class RayFleet(Crew):
     """Client actors.
 
     Args:
         setup: the experiment, ready to run.
         placement: how many actors, on what.
         tell: called with what is waited for.
+        reserved: room for them; None to reserve it.
     """
 
     def __init__(
-        self, setup: Setup, placement: Placement, tell: Callable[[str], None] = lambda _: None
+        self,
+        setup: Setup,
+        placement: Placement,
+        tell: Callable[[str], Any] = lambda _: None,
+        reserved: placing.Reserved | None = None,
     ) -> None:
-        self.setup, self.placement = setup, placement
+        super().__init__(setup, placement, tell, reserved)
         self.chunks = chunks(setup)
         self.keeps_rows = False
         self.owner_N = np.full(setup.shards.number, -1, np.int64)
-        data = setup.dataset
-        arrays = (data.x_train, data.y_train, data.x_test, data.y_test)
-        self._arrays = [ray.put(np.ascontiguousarray(a)) for a in arrays]
-        nothing = np.empty(0)
-        self._light = ray.put(
-            replace(
-                setup,
-                dataset=replace(
-                    data, x_train=nothing, y_train=nothing, x_test=nothing, y_test=nothing, groups=None
-                ),
-            )
-        )
-        self.reserved = placing.reserve(placement, tell)
-        self.post = Post(placement.actors)
-        self.near = [False] * placement.actors  # whether an actor is on this node, and sees its files
-        try:
-            self.actors = [self._start(i) for i in range(placement.actors)]
-            self._await(list(range(placement.actors)))
-        except BaseException:
-            self.close()
-            raise
 
-    def _start(self, i: int) -> Any:
-        options = placing.options(self.placement, self.reserved, i)
-        actor = ray.remote(**options)(ClientActor)
-        return actor.remote(self._light, self.placement.threads, self.placement.gpus_per_actor, *self._arrays)
-
-    def _await(self, indices: list[int]) -> None:
-        """Wait until these actors have started, and share a mailbox with those on this machine."""
-        # A place that was lost with its node has to be found again.
-        seconds = placing.START + self.placement.wait
-        places = self._get([self.actors[i].node.remote() for i in indices], seconds)
-        here = ray.get_runtime_context().get_node_id()
-        for i, place in zip(indices, places, strict=True):
-            self.near[i] = place == here
-            self.post.share(i, lambda address, i=i: self._get(self.actors[i].join.remote(address)))
-
-    def _get(self, refs: Any, timeout: float | None = None) -> Any:
-        """Results; the client's own error where there was one, HostLost where actors died."""
-        timeout = timeout or self.placement.timeout
-        try:
-            return ray.get(refs, timeout=timeout)
-        except RayTaskError as error:
-            raise error.cause from None
-        except GetTimeoutError:
-            raise RuntimeError(
-                f"Client actors did not answer within {timeout:.0f} s. If a round takes so long, raise "
-                "placement.timeout; otherwise see `ray status` for what the cluster waits for."
-            ) from None
+    def _lost(self, error: BaseException) -> HostLost:
+        """What to raise when actors died: others are in their place by then, and rows that clients keep are gone."""
+        text = self.replace_dead(error)
+        self.owner_N[:] = -1
+        return HostLost(text)
 
     # ---- exchanges -------------------------------------------------------------------------------------------
 
@@ -131,7 +81,7 @@ class RayFleet:
                 refs.append(self.actors[i].exchange.remote(call, *large))
             answers = self._get(refs)
         except LOST as error:
-            raise HostLost(self._replace_dead(error)) from None
+            raise self._lost(error) from None
         for (i, part), (partial, told) in zip(parts, answers, strict=True):
             self.keeps_rows = self.keeps_rows or partial.keeps
             if partial.keeps:
@@ -161,7 +111,7 @@ class RayFleet:
             ]
             return self._get(calls)[0]
         except LOST as error:
-            raise HostLost(self._replace_dead(error)) from None
+            raise self._lost(error) from None
 
     def fetch(self, name: str, ids: np.ndarray) -> Tensor:
         """Rows of some clients, in that order."""
@@ -170,7 +120,7 @@ class RayFleet:
         try:
             parts = self._get([self.actors[i].pick.remote(name, ids[owner_K == i]) for i in owners])
         except LOST as error:
-            raise HostLost(self._replace_dead(error)) from None
+            raise self._lost(error) from None
         rows_KP = torch.empty(len(ids), parts[0].shape[1])
         for i, part in zip(owners, parts, strict=True):
             rows_KP[torch.from_numpy(np.flatnonzero(owner_K == i))] = torch.from_numpy(np.array(part))
@@ -187,42 +137,6 @@ class RayFleet:
                 waiting.append(self.actors[i].take.remote(ids, given))
         self._get(waiting)
 
-    def _replace_dead(self, error: BaseException) -> str:
-        """Start new actors in place of those that do not answer, until all do; says which."""
-        replaced: set[int] = set()
-        until = time.monotonic() + placing.START + self.placement.wait
-        while True:
-            dead = [i for i, actor in enumerate(self.actors) if not self._answers(actor)]
-            for i in dead:
-                ray.kill(self.actors[i])
-                self.actors[i] = self._start(i)
-            replaced.update(dead)
-            try:
-                self._await(dead)
-                self._form_again(dead)
-                # Rows that others keep are from a round half done: a first round done again must not start from them.
-                self._get([actor.load_rows.remote([]) for actor in self.actors])
-                break
-            except LOST:  # a node that Ray does not yet know to be gone has taken the new one as well
-                if time.monotonic() > until:
-                    raise
-                time.sleep(1)
-        dead = sorted(replaced)
-        self.owner_N[:] = -1
-        kind = type(error).__name__
-        return f"Client actor{'s' if len(dead) > 1 else ''} {', '.join(map(str, dead))} died ({kind}) and started anew."
-
-    def _answers(self, actor: Any) -> bool:
-        try:
-            ray.get(actor.pid.remote(), timeout=placing.START)
-        except (*LOST, GetTimeoutError):
-            return False
-        return True
-
-    def _form_again(self, indices: list[int]) -> None:
-        if getattr(self, "form", None):
-            self._get([self.actors[i].set_form.remote(self.form) for i in indices])
-
     # ---- evaluation, timing, checkpoints ---------------------------------------------------------------------
 
     def evaluate(self, x_P: Tensor) -> tuple[float, float | None]:
@@ -235,21 +149,19 @@ class RayFleet:
                 parts = self._get([a.evaluate.remote(x, s) for a, s in busy])
                 return pooled([p for part in parts for p in part])
             except LOST as error:
-                text = self._replace_dead(error)
+                lost = self._lost(error)
                 if attempt == 2 or self.keeps_rows:
-                    raise HostLost(text) from None
-                warnings.warn(text, stacklevel=2)
+                    raise lost from None
+                warnings.warn(str(lost), stacklevel=2)
         raise AssertionError
 
     def time_forms(self, forms: list[str], plan: Plan, x_P: Tensor) -> dict[str, float]:
         """Seconds for the first block in each form, on the first actor."""
-        x = sent(x_P)
-        return {form: self._get(self.actors[0].time_form.remote(form, plan.part(0, 1), x)) for form in forms}
-
-    def set_form(self, form: str) -> None:
-        """Train in this form from here on."""
-        self.form = form
-        self._form_again(list(range(len(self.actors))))
+        x, first = sent(x_P), plan.part(0, 1)
+        try:
+            return {form: self._get(self.actors[0].time_form.remote(form, first, x)) for form in forms}
+        except LOST as error:
+            raise self._lost(error) from None
 
     def save_rows(self, folder: Path) -> int:
         """Write the clients' rows beside a checkpoint, one file per actor that has some.
@@ -269,7 +181,7 @@ class RayFleet:
                 if not self.near[i] and len(answer):
                     file.write_bytes(answer)
         except LOST as error:
-            raise HostLost(self._replace_dead(error)) from None
+            raise self._lost(error) from None
         written = [file for file in files if file.exists()]
         for number, file in enumerate(written):
             file.rename(file.with_name(f"rows-{number}.safetensors"))
@@ -284,9 +196,9 @@ class RayFleet:
                 )
                 break
             except LOST as error:
-                text = self._replace_dead(error)
+                lost = self._lost(error)
                 if attempt == 2:
-                    raise HostLost(text) from None
+                    raise lost from None
         else:
             raise AssertionError
         self.owner_N[:] = -1
@@ -298,12 +210,3 @@ class RayFleet:
         if self.near[i]:
             return self.actors[i].load_rows.remote([f.resolve() for f in files])
         return self.actors[i].load_rows.remote([], *(ray.put(np.fromfile(f, np.uint8)) for f in files))
-
-    def close(self) -> None:
-        """End the actors and give their resources back."""
-        for actor in getattr(self, "actors", []):
-            ray.kill(actor)
-        try:
-            self.reserved.release()
-        except RayError:
-            time.sleep(0)  # the cluster is gone, and the group with it

@@ -21,32 +21,40 @@ class Telling:
 
     def __init__(self, watch: Watch | None = None) -> None:
         self.watch = watch
-        self.events: list[dict[str, Any]] = []
+        self.events: list[dict[str, Any]] = []  # none that somebody has seen: long runs tell millions
         self.stopping = False
+        self._forgotten = 0
 
     def events_since(self, number: int) -> list[dict[str, Any]]:
-        """Events after the first ``number``."""
-        return self.events[number:]
+        """Events after the first ``number``, which are forgotten: whoever asks has them."""
+        del self.events[: max(0, number - self._forgotten)]
+        self._forgotten = max(self._forgotten, number)
+        return self.events[:]
 
     def stop(self) -> None:
         """End after the round in progress, with a checkpoint."""
         self.stopping = True
 
-    def _tell(self, kind: str, **facts: Any) -> None:
+    def _tell(self, kind: str, **facts: Any) -> dict[str, Any]:
         event = {"kind": kind, **facts}
-        self.events.append(event)
         if self.watch:
             self.watch(event)
+        else:
+            self.events.append(event)
+        return event
 
     @contextmanager
     def _warnings_told(self) -> Any:
-        """Pass warnings on as events: an actor's standard error is far from the user."""
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("default")
-            yield
-        for w in caught:
-            if issubclass(w.category, (UserWarning, ResourceWarning)):
-                self._tell("warning", text=str(w.message))
+        """Pass warnings on as events, those before an error too: an actor's standard error is far from the user."""
+        caught: list[warnings.WarningMessage] = []
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("default")
+                yield
+        finally:
+            for w in caught:
+                if issubclass(w.category, (UserWarning, ResourceWarning)):
+                    self._tell("warning", text=str(w.message))
 
 
 @contextmanager
