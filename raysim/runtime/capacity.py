@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ import yaml
 from ray.util.placement_group import PlacementGroup
 
 from raysim.core.plugin import ConfigError
-from raysim.runtime import node_facts
+from raysim.runtime import node_facts, turns
 
 GROW = 1800.0  # seconds for an autoscaling cluster to bring machines: clouds take minutes, and ask in vain at times
 QUIET, EACH = 2.0, 60.0  # seconds before the first word about waiting, and between words
@@ -114,6 +115,9 @@ def gathered(
 ) -> PlacementGroup:
     """A placement group of equal bundles, once the cluster has them to spare.
 
+    Jobs get what the cluster has in the order in which they came (see turns.py). One that needs machines which have yet
+    to be brought stands in no line: a cloud may never bring them, and others shall not wait for that.
+
     Args:
         bundles: what is wanted, spread over nodes.
         wait: seconds to wait for what others have.
@@ -124,20 +128,30 @@ def gathered(
     Raises:
         ConfigError: the cluster cannot have that much, or nobody gave it back in time.
     """
-    grows = sum(each(bundles[0], node) for node in nodes(on)) < len(bundles)
+    fits = lambda: sum(each(bundles[0], node) for node in nodes(on)) >= len(bundles)
+    grows = not fits()
     if grows:
         most = None if on else growth()
         if most is None or most.fitting(bundles[0]) < len(bundles):
             raise ConfigError(refuse(f" and {most}" if most else ""))
     where: dict[str, Any] = {"bundle_label_selector": [{"ray.io/node-id": on}] * len(bundles)} if on else {}
-    group = _named() or ray.util.placement_group(
-        bundles, strategy="SPREAD", name=os.environ.get(GROUP, ""), **where
-    )
-    try:
-        _await(group, bundles, max(wait, GROW) if grows else wait, grows, tell)
-    except BaseException:
-        ray.util.remove_placement_group(group)
-        raise
+    group, name = _named(), os.environ.get(GROUP, "")
+    kind = "GPU" if bundles[0].get("GPU") else "CPU"
+    alone = group is not None or grows or not name
+    turn = nullcontext() if alone else turns.in_turn(name, kind, tell, turns.own_number())
+    with turn as leave:
+        group = group or ray.util.placement_group(bundles, strategy="SPREAD", name=name, **where)
+
+        def still(text: str) -> None:
+            tell(text)
+            if leave and not fits():  # a node is gone, and with it what this one waits for: let others pass
+                leave()
+
+        try:
+            _await(group, bundles, max(wait, GROW) if grows else wait, grows, still)
+        except BaseException:
+            ray.util.remove_placement_group(group)
+            raise
     return group
 
 
@@ -150,7 +164,7 @@ def _named() -> PlacementGroup | None:
 
 def _await(group: PlacementGroup, bundles: list[Bundle], wait: float, grows: bool, tell: Tell) -> None:
     begin, word = time.monotonic(), QUIET
-    while not group.wait(min(1.0, wait)):
+    while not group.wait(1):  # whole seconds: Ray makes none of a part of one
         waited = time.monotonic() - begin
         if waited >= wait:
             raise ConfigError(_in_vain(bundles, wait, grows))

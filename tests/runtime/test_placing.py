@@ -1,6 +1,7 @@
 """Resources that others have, that the cluster may grow to, and that it can never have; a run without client actors."""
 
 import math
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -24,8 +25,17 @@ def taken():
     assert group.wait(60)
     yield lambda: ray.util.remove_placement_group(group)
     ray.util.remove_placement_group(group)
-    while ray.available_resources().get("CPU", 0) < 4:
-        pass
+    await_free(4)
+
+
+def await_free(cpus):
+    """Until so many CPUs are free again: what was removed is given back a moment later."""
+    import ray
+
+    end = time.monotonic() + 120
+    while ray.available_resources().get("CPU", 0) < cpus:
+        assert time.monotonic() < end, ray.available_resources()
+        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -155,8 +165,7 @@ def test_a_run_without_client_actors_reserves_its_threads(tmp_path):
     before = ray.available_resources()["CPU"]
     assert same(sim.run(None), drive(sim, tmp_path / "run", on_ray=True))
     assert (tmp_path / "run" / "figures" / "learning_curve.png").exists()
-    while ray.available_resources().get("CPU", 0) < before:
-        pass
+    await_free(before)
     with pytest.raises(
         rs.ConfigError, match=r"needs 5 CPU on one node, but this node, where the folder .* has 4 CPU"
     ):
