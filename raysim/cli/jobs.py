@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 Address = Annotated[
     str | None, typer.Option(help="Dashboard of the cluster, http://127.0.0.1:8265; or set RAYSIM_ADDRESS.")
 ]
-Id = Annotated[str, typer.Argument(help="A run's id, as raysim submit printed it.", metavar="ID")]
+Id = Annotated[
+    str,
+    typer.Argument(help="A run's id, as raysim submit printed it; ID.2 is its second attempt.", metavar="ID"),
+]
 
 
 def submit(
@@ -49,12 +52,18 @@ def submit(
         if storage or again:
             raise config_error("A run goes on where it was: leave out --storage and --again.")
         changes = [*([experiment] if experiment else []), *(overrides or [])]
-        done = submitting.resume(_cluster(address), resume, changes, code)
+        cluster = _cluster(address)
+        done = submitting.resume(cluster, resume, changes, code)
     elif experiment is None:
         raise config_error("Name an experiment to submit, or a run to go on with: --resume ID")
     else:
         simulation = read(Path(experiment), overrides)
-        done = submitting.submit(_cluster(address), simulation, storage, code, again)
+        cluster = _cluster(address)
+        done = submitting.submit(cluster, simulation, storage, code, again)
+        if simulation.placement.address:
+            typer.echo(
+                f"placement.address is not used: the run is on the cluster of {cluster.address}.", err=True
+            )
         if not done.already and simulation.checkpoint_every == 0:
             typer.echo(
                 "checkpoint_every is 0: if its driver or the head node dies, the run starts from round 0.",
@@ -64,24 +73,16 @@ def submit(
         typer.echo(done.already, err=True)
     typer.echo(done.id)
     if watch:
-        _follow(_cluster(address), done.id, False)
-        raise typer.Exit(_code(_cluster(address), done.id))
+        _follow(cluster, done.id, False)
+        raise typer.Exit(_code(cluster, done.id))
 
 
 def runs(address: Address = None) -> None:
     """List the runs that a cluster knows."""
-    from rich.console import Console
-    from rich.table import Table
-
     from raysim.service import states
     from raysim.service.submitting import since
 
     cluster = _cluster(address)
-    table = Table(box=None, pad_edge=False)
-    for name, right in (("run", 0), ("state", 0), ("rounds", 1), ("loss", 1), ("since", 0), ("folder", 0)):
-        table.add_column(
-            name, justify="right" if right else "left", overflow="fold", no_wrap=name != "folder"
-        )
     jobs = cluster.jobs()
     found = [
         states.run_of(cluster, job)
@@ -91,12 +92,15 @@ def runs(address: Address = None) -> None:
     if not found:
         typer.echo(f"No run has been submitted to {cluster.address}.")
         return
+    rows = [("run", "state", "rounds", "loss", "since", "folder")]
     for run in found:
         assert run.job is not None, "it comes from a job"
-        table.add_row(
-            run.id, run.state, run.rounds, _number("loss", run.facts.get("loss")), since(run.job), run.folder
-        )
-    Console(highlight=False, soft_wrap=True).print(table)
+        loss = _number("loss", run.facts.get("loss"))
+        rows.append((run.id, run.state, run.rounds, loss, since(run.job), run.folder))
+    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:  # a line each, however long: to be read, and to be cut by other programs
+        cells = [(str.rjust if 1 < i < 4 else str.ljust)(cell, wide[i]) for i, cell in enumerate(row)]
+        typer.echo("  ".join(cells).rstrip())
 
 
 def status(
@@ -104,14 +108,9 @@ def status(
     address: Address = None,
 ) -> None:
     """Say how a run is: its state, its last metrics, what it waits for, why it failed and how to go on."""
-    from raysim.runtime import folder as folders
     from raysim.runtime.storage import is_url
-    from raysim.service import states
 
-    if is_url(run):
-        found = states.stored(run, folders.read_status(run) | {"checkpoint": folders.intact(run)})
-    else:
-        found = _latest(_cluster(address), run)
+    found = _stored(run, address) if is_url(run) else _latest(_cluster(address), run)
     for line in _told(found):
         typer.echo(line)
 
@@ -122,22 +121,23 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", help="Go on until the run ends.")] = False,
     json: Annotated[bool, typer.Option("--json", help="The lines as they are: JSON.")] = False,
 ) -> None:
-    """Print what a run has logged."""
+    """Print what a run has logged, in its latest attempt; in its first: ID.1."""
     cluster = _cluster(address)
-    job = _job(cluster, run)
+    found = _latest(cluster, run)
     if follow:
-        _follow(cluster, run, json)
+        _follow(cluster, found.id, json)
         return
     from raysim.service.lines import Reader
 
+    assert found.job is not None, "the cluster knows it"
     reader = Reader(json)
-    for line in [*reader.read(cluster.log(job)), *reader.close()]:
+    for line in [*reader.read(cluster.log(found.job)), *reader.close()]:
         typer.echo(line)
 
 
 def stop(run: Id, address: Address = None) -> None:
     """End a run after its round in progress, with a checkpoint."""
-    from raysim.service import states
+    from raysim.service import packing, states
 
     cluster = _cluster(address)
     found = _latest(cluster, run)
@@ -145,7 +145,7 @@ def stop(run: Id, address: Address = None) -> None:
         raise config_error(f"{found.id} is {found.state} already.")
     cluster.stop(found.id)
     how = (
-        "after its round in progress, with a checkpoint"
+        f"after its round in progress, with a checkpoint ({packing.GRACE // 60} minutes at most: then it is killed)"
         if found.state == states.RUNNING
         else "before it began"
     )
@@ -182,20 +182,33 @@ def _cluster(address: str | None) -> Cluster:
     return Cluster(address)
 
 
-def _job(cluster: Cluster, id: str) -> Any:
-    job = cluster.job(id)
-    if job is None:
-        raise config_error(f"The cluster at {cluster.address} knows no run {id}. What it knows: raysim runs")
-    return job
-
-
 def _latest(cluster: Cluster, id: str) -> Run:
     """A run in its latest attempt; in the one that is named if its number is given."""
     from raysim.service import states
 
-    job = _job(cluster, id)
-    tries = states.attempts(cluster.jobs(), id)  # none where the id has a number, or is no run's
-    return states.run_of(cluster, tries[-1] if tries else job)
+    found = states.found(cluster, id)
+    if found is None:
+        raise config_error(f"The cluster at {cluster.address} knows no run {id}. What it knows: raysim runs")
+    return found
+
+
+def _stored(url: str, address: str | None) -> Run:
+    """A run behind a URL: as the cluster has it that is named, else as its folder has it."""
+    from raysim.core.plugin import ConfigError
+    from raysim.runtime import folder as folders
+    from raysim.service import connection, states
+
+    if address or connection.named():
+        try:
+            cluster = _cluster(address)
+            jobs = [job for job in cluster.jobs() if job.metadata.get("folder") == url.rstrip("/")]
+            if jobs:
+                return _latest(cluster, states.base_of(jobs[-1].id))
+        except ConfigError as error:  # a cluster that is gone is why one asks the folder
+            typer.echo(f"{error}\nSo this is what the folder says:", err=True)
+    rows = folders.read_metrics(url)
+    at = folders.intact(url)
+    return states.stored(url, folders.read_status(url) | (rows[-1] if rows else {}) | {"checkpoint": at})
 
 
 def _follow(cluster: Cluster, id: str, raw: bool) -> None:
@@ -209,6 +222,8 @@ def _follow(cluster: Cluster, id: str, raw: bool) -> None:
 
     try:
         cluster.follow(id, tell)
+        for line in reader.close():
+            typer.echo(line)
     except KeyboardInterrupt:
         typer.echo(f"{id} goes on. See it: raysim logs {id} --follow; end it: raysim stop {id}", err=True)
         raise typer.Exit(0) from None
@@ -218,11 +233,10 @@ def _code(cluster: Cluster, id: str) -> int:
     """The exit code of a run that has ended, as `raysim run` would have had it."""
     from raysim.service import states
 
-    job = _job(cluster, id)
-    run = states.run_of(cluster, job)
+    run = _latest(cluster, id if "." in id else f"{id}.1")
     if run.error:
         typer.echo(run.error, err=True)
-    return REFUSED if job.code == REFUSED else states.CODES.get(run.state, 0)
+    return REFUSED if run.job and run.job.code == REFUSED else states.CODES.get(run.state, 0)
 
 
 def _told(run: Run) -> list[str]:

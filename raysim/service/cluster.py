@@ -12,16 +12,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import quote
 
 from raysim.core.plugin import ConfigError
 from raysim.service import connection
 
+LONG = 120.0  # seconds for an answer
 PAUSE = 1.0  # seconds before the first new connection
 PATIENCE = 5  # connections lost one after the other before following a log is given up
 _TALKATIVE = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",
+)
+
+
+_NO_AGENT = (
+    " The head's dashboard agent starts seconds after the head. If it never does, its port is taken, as by another Ray "
+    "on that machine (dashboard_agent.log says so): give it another with `ray start --dashboard-agent-listen-port`."
 )
 
 
@@ -102,26 +110,27 @@ class Cluster:
     """
 
     def __init__(self, address: str | None = None) -> None:
-        from ray.job_submission import JobSubmissionClient
-
         self.address = connection.address_of(address)
         bearer = connection.headers(self.address)
         for name in _TALKATIVE:
             logging.getLogger(name).setLevel(logging.WARNING)
-        with _nothing_else_named():
-            self._ray = JobSubmissionClient(self.address, headers=bearer)
+        with _nothing_else_named(), self._understood("list its jobs"):
+            self._ray = _client(self.address, bearer)
 
     def jobs(self) -> list[Job]:
         """All jobs that raysim submitted, the oldest first."""
-        found = [_job(details) for details in self._ray.list_jobs() if details.submission_id]
+        with self._understood("list its jobs"):
+            found = [_job(details) for details in self._ray.list_jobs() if details.submission_id]
         return sorted((job for job in found if "raysim" in job.metadata), key=lambda job: job.start or 0.0)
 
     def job(self, id: str) -> Job | None:
         """One of them, None if the cluster does not know it."""
-        answer = self._ray._do_request("GET", f"/api/jobs/{id}")
-        if answer.status_code == 404:
+        if not id.strip("."):  # which a URL takes for another place
             return None
-        return _job(self._ray.get_job_info(id))
+        with self._understood(f"tell of {id}"):
+            known = quote(id, safe="")
+            answer = self._ray._do_request("GET", f"/api/jobs/{known}")
+            return None if answer.status_code == 404 else _job(self._ray.get_job_info(known))
 
     def submit(self, id: str, entrypoint: str, runtime_env: dict[str, Any], metadata: dict[str, str]) -> bool:
         """Submit a job; False if there is one of that id, also if it came in between.
@@ -129,19 +138,21 @@ class Cluster:
         Raises:
             ConfigError: the cluster refuses it.
         """
-        try:
-            self._ray.submit_job(
-                entrypoint=entrypoint, submission_id=id, runtime_env=runtime_env, metadata=metadata
-            )
-        except RuntimeError as error:  # Ray has one error for everything
-            if self.job(id) is not None:
+        with self._understood("take the job"):
+            try:
+                self._ray.submit_job(
+                    entrypoint=entrypoint, submission_id=id, runtime_env=runtime_env, metadata=metadata
+                )
+            except RuntimeError:  # Ray has one error for everything
+                if self.job(id) is None:
+                    raise
                 return False
-            raise ConfigError(f"The cluster at {self.address} refuses the job: {error}") from None
         return True
 
     def stop(self, id: str) -> None:
         """Ask a job to end."""
-        self._ray.stop_job(id)
+        with self._understood(f"stop {id}"):
+            self._ray.stop_job(quote(id, safe=""))
 
     def log(self, job: Job, lines: int = -1) -> str:
         """The last lines of a job's log, or all of it; empty if it is gone.
@@ -153,7 +164,8 @@ class Cluster:
         if job.node is None:
             return ""
         asked = {"node_id": job.node, "filename": f"job-driver-{job.id}.log", "lines": lines, "timeout": 60}
-        answer = self._ray._do_request("GET", "/api/v0/logs/file", params=asked)
+        with self._understood("show its logs"):
+            answer = self._ray._do_request("GET", "/api/v0/logs/file", params=asked)
         return answer.content.decode(errors="replace") if answer.status_code == 200 else ""
 
     def follow(self, id: str, tell: Callable[[str], None]) -> None:
@@ -178,7 +190,8 @@ class Cluster:
                 lost += 1
                 if lost > PATIENCE:
                     raise ConfigError(
-                        f"The connection to {self.address} broke: {error}. The run may go on: raysim logs {id} --follow"
+                        f"The connection to {self.address} broke: {connection.reason(error)}. The run may go on: "
+                        f"raysim logs {id} --follow"
                     ) from None
                 time.sleep(lost * PAUSE)
                 continue
@@ -196,12 +209,49 @@ class Cluster:
             ConfigError: it is not there.
         """
         asked = {"node_id": node, "filename": name, "lines": -1, "timeout": 3600}
-        with self._ray._do_request("GET", "/api/v0/logs/file", params=asked, stream=True) as answer:
+        with (
+            self._understood(f"hand over {name}"),
+            self._ray._do_request("GET", "/api/v0/logs/file", params=asked, stream=True) as answer,
+        ):
             if answer.status_code != 200:
                 raise ConfigError(f"The cluster does not hand over {name}: {answer.text[:300]}")
             with open(file, "wb") as to:
                 for chunk in answer.iter_content(1 << 20):
                     to.write(chunk)
+
+    @contextmanager
+    def _understood(self, what: str) -> Iterator[None]:
+        """Say in a paragraph what Ray's client raises: a tunnel that broke, a head that refuses."""
+        from ray.exceptions import AuthenticationError
+        from requests import RequestException
+
+        try:
+            yield
+        except (RequestException, ConnectionError) as error:
+            raise ConfigError(
+                f"The connection to {self.address} broke ({connection.reason(error)}). Runs go on without it; look "
+                "whether the cluster is up and the tunnel to it, and give the command again."
+            ) from None
+        except (RuntimeError, AuthenticationError) as error:
+            said = " ".join(str(error).split()).rstrip(".")
+            advice = _NO_AGENT if "No available agent" in said else ""
+            raise ConfigError(f"The cluster at {self.address} does not {what}: {said}.{advice}") from None
+
+
+def _client(address: str, bearer: dict[str, str]) -> Any:
+    """Ray's client, with an end to its patience, which has none, and with the token given here or without any.
+
+    By itself it would send one that it finds to a dashboard that asks for none, or fail for want of it.
+    """
+    from ray.job_submission import JobSubmissionClient
+
+    class Client(JobSubmissionClient):
+        def _do_request(self, *arguments: Any, **options: Any) -> Any:
+            return super()._do_request(*arguments, **({"timeout": (connection.TIMES[0], LONG)} | options))
+
+    client = Client(address, headers=bearer or {"Authorization": ""})
+    client._headers = dict(bearer)
+    return client
 
 
 def _job(details: Any) -> Job:
@@ -235,6 +285,11 @@ def _chunks(ray: Any, id: str, skip: int) -> Iterator[str]:
             if fresh:
                 yield fresh
     finally:
+        for task in asyncio.all_tasks(
+            loop
+        ):  # there is one after Ctrl-C: what it runs cannot be closed before it ends
+            task.cancel()
+            loop.run_until_complete(asyncio.wait([task]))
         loop.run_until_complete(chunks.aclose())
         loop.close()
 

@@ -33,7 +33,7 @@ def address_of(given: str | None) -> str:
     Raises:
         ConfigError: none is named, or it is no dashboard's.
     """
-    found = given or next((os.environ[name] for name in VARIABLES if os.environ.get(name)), None)
+    found = given or named()
     if not found:
         raise ConfigError(
             f"No cluster is named. Use --address http://HOST:8265 or set RAYSIM_ADDRESS. {_HOW}"
@@ -50,6 +50,11 @@ def address_of(given: str | None) -> str:
             f"{_HOW}"
         )
     return address
+
+
+def named() -> str | None:
+    """The dashboard that the environment names, None if it names none."""
+    return next((os.environ[name] for name in VARIABLES if os.environ.get(name)), None)
 
 
 def token() -> str | None:
@@ -95,7 +100,7 @@ def _asked(address: str, bearer: dict[str, str]) -> requests.Response:
     try:
         return requests.get(f"{address}/api/version", headers=bearer, timeout=TIMES, allow_redirects=False)
     except requests.exceptions.SSLError as error:
-        raise ConfigError(f"The certificate of {address} is not accepted: {_short(error)}.") from None
+        raise ConfigError(f"The certificate of {address} is not accepted: {reason(error)}.") from None
     except requests.exceptions.ReadTimeout:
         raise ConfigError(
             f"{address} takes calls but does not answer within {TIMES[1]:.0f} s: the head node may be out of memory, "
@@ -103,7 +108,7 @@ def _asked(address: str, bearer: dict[str, str]) -> requests.Response:
         ) from None
     except (requests.exceptions.RequestException, ValueError) as error:
         raise ConfigError(
-            f"Nothing answers at {address} ({_short(error)}). Is the cluster up, with the tunnel to it? {_HOW}"
+            f"Nothing answers at {address} ({reason(error)}). Is the cluster up, with the tunnel to it? {_HOW}"
         ) from None
 
 
@@ -116,8 +121,12 @@ def _is_dashboard(answer: requests.Response) -> bool:
         return False
 
 
-def _short(error: BaseException) -> str:
-    """The innermost reason: requests wraps it three times over."""
+def reason(error: BaseException) -> str:
+    """Why a connection failed, in one line.
+
+    Args:
+        error: what was raised; the innermost reason counts, which requests wraps three times over.
+    """
     while error.__context__ is not None:
         error = error.__context__
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -39,6 +39,8 @@ def fetch(cluster: Jobs | None, folder: str, to: Path, checkpoints: bool) -> Pat
         if not is_url(folder) or not _copied(folder, root, checkpoints, cluster is None):
             if cluster is None:
                 raise ConfigError(f"{folder} is a path on a cluster: name the cluster with --address.")
+            shutil.rmtree(root)  # what was copied before the storage refused
+            root.mkdir()
             _through(cluster, folder, root, checkpoints)
         folders.read_status(root)  # says so if it is no run
         _put(root, to)
@@ -119,7 +121,8 @@ def _put(root: Path, to: Path) -> None:
             raise ConfigError(
                 f"The run in {to} is further than the cluster's. Choose another folder with --to."
             )
-        shutil.rmtree(to / "checkpoints", ignore_errors=True)
+        if (root / "checkpoints").exists():  # else those that are here stay: nothing newer came
+            shutil.rmtree(to / "checkpoints", ignore_errors=True)
     elif to.exists() and any(to.iterdir()):
         raise ConfigError(f"{to} is not empty, and no run. Choose another folder with --to.")
     shutil.copytree(root, to, dirs_exist_ok=True)

@@ -1,9 +1,9 @@
 """The job: what the cluster runs for ``raysim submit``.
 
-It joins the cluster and waits until all that the run needs is there at once: one placement group, so that ten jobs
-cannot each hold a part and wait for the rest. Then it runs or resumes the experiment; the run finds the group by its
-name (``raysim.runtime.capacity.GROUP``). All it writes to its log are lines of JSON, each with everything that is known
-by then, so that the last one is enough for ``raysim status``.
+It joins the cluster and waits for its turn (``raysim.runtime.turns``) and until all that the run needs is there at once:
+one placement group, so that ten jobs cannot each hold a part and wait for the rest. Then it runs or resumes the
+experiment; the run finds the group by its name (``raysim.runtime.capacity.GROUP``). All it writes to its log are lines
+of JSON, each with everything that is known by then, so that the last one is enough for ``raysim status``.
 
 A cluster may have a hundred runs that wait. A process with torch holds some 300 MB, one without a third of that: until
 its turn a job imports only what needs no torch (``placing``, ``capacity`` and ``storage`` of ``raysim.runtime``).
@@ -15,8 +15,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import re
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from dataclasses import replace
@@ -113,9 +116,37 @@ def _begun(request: dict[str, Any], folder: str) -> Placement:
     fields = (_read(_text(request, folder)) or {}).get("placement") or {}
     for override in request["overrides"]:
         path, _, value = override.partition("=")
-        if path.startswith("placement."):
+        if path == "placement":
+            fields = _read(value) or {}
+        elif path.startswith("placement."):
             fields[path.removeprefix("placement.")] = _read(value)
-    return Placement(**fields)
+    _writable(folder)
+    try:
+        return Placement(**fields)
+    except TypeError as error:  # Python's own word for a name that is none
+        raise ConfigError(f"placement: {error}. `raysim describe Placement` has its fields.") from None
+
+
+def _writable(folder: str) -> None:
+    """Refuse a folder that a run could not write, before the run has waited for its turn.
+
+    Raises:
+        ConfigError: it refuses: with what, and what to do.
+    """
+    from raysim.runtime import storage
+
+    if storage.is_url(folder):
+        storage.Storage(folder).check()
+        return
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except OSError as error:
+        raise ConfigError(
+            f"The run's folder {folder} cannot be written on {os.uname().nodename}: {error.strerror or error}. Make "
+            "room for it there and go on: raysim submit --resume ID; or elsewhere: --again --storage ELSEWHERE."
+        ) from None
 
 
 def _text(request: dict[str, Any], folder: str) -> str:
@@ -186,8 +217,24 @@ def _failed(error: Exception, log: Log) -> int:
     """Say why, with a traceback where the message is not enough."""
     name = type(error).__name__
     lines = [] if name in EXPLAINED else traceback.format_exc().splitlines()[-TRACE:]
-    log("failed", error=name, text=str(error) or name, **({"traceback": "\n".join(lines)} if lines else {}))
+    log(
+        "failed",
+        error=name,
+        text=_explained(str(error)) or name,
+        **({"traceback": "\n".join(lines)} if lines else {}),
+    )
     return EXPLAINED.get(name, FAILED)
+
+
+def _explained(text: str) -> str:
+    """A message about a file in the job's own folder, whose path means nothing to a user."""
+    plain = re.sub(rf"{re.escape(str(Path.cwd()))}/|/\S*/_ray_pkg_\w+/", "", text)  # here, and on any node
+    if plain == text:
+        return text
+    return (
+        f"{plain} A job finds relative paths in the folder that came along with it: "
+        "raysim submit --code FOLDER. Data that is too large for that: put it where every node reads it."
+    )
 
 
 if __name__ == "__main__":

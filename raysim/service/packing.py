@@ -15,7 +15,7 @@ from typing import Any
 
 from raysim.core.plugin import ConfigError
 
-REQUEST = "raysim-job.json"
+REQUEST, EXPERIMENT = "raysim-job.json", "experiment.yaml"  # a job's own files, in the folder it begins in
 LIMIT = 200_000_000  # bytes; Ray keeps packages in the head's memory and takes up to 500 MB
 GRACE = 600  # seconds between `raysim stop` and the kill: time for the round in progress and its checkpoint
 
@@ -39,8 +39,15 @@ def identity(name: str, text: str, code: Path | None) -> str:
     return f"{clean}-{content.hexdigest()[:8]}"
 
 
+def is_identity(name: str) -> bool:
+    """Whether a name is one that ``identity`` gives, or one of the same run submitted again."""
+    return re.fullmatch(r".+-[0-9a-f]{8}(-[0-9]+)?", name) is not None
+
+
 def files(code: Path) -> list[Path]:
-    """The files of a user's folder that go along: all but hidden ones, caches and virtual environments.
+    """The files of a user's folder that go along: all but hidden ones, caches, virtual environments and fetched runs.
+
+    A run that was fetched into the folder would make another of the next submission of the same experiment.
 
     Raises:
         ConfigError: no such folder, or more than fits.
@@ -48,12 +55,12 @@ def files(code: Path) -> list[Path]:
     if not code.is_dir():
         raise ConfigError(f"The folder {code} of --code does not exist.")
     found, size = [], 0
+    runs = {status.parent for status in code.rglob("*/run.json") if (status.parent / EXPERIMENT).exists()}
     for file in sorted(code.rglob("*")):
         parts = file.relative_to(code).parts
-        if (
-            any(part.startswith(".") or part in ("__pycache__", "venv") for part in parts)
-            or not file.is_file()
-        ):
+        left = any(part.startswith(".") or part in ("__pycache__", "venv") for part in parts)
+        own = file.parent == code and file.name in (REQUEST, EXPERIMENT)
+        if left or own or not runs.isdisjoint(file.parents) or not file.is_file():
             continue
         found.append(file)
         size += file.stat().st_size
@@ -102,7 +109,7 @@ def packed(request: dict[str, Any], text: str | None, code: Path | None = None) 
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
         if text is not None:
-            (Path(folder) / "experiment.yaml").write_text(text, encoding="utf-8")
+            (Path(folder) / EXPERIMENT).write_text(text, encoding="utf-8")
         (Path(folder) / REQUEST).write_text(json.dumps(request), encoding="utf-8")
         yield {
             "working_dir": folder,

@@ -23,7 +23,7 @@ read run.json serve runs in storage that the laptop reaches.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from raysim.service import lines
@@ -36,7 +36,17 @@ RESUMABLE = (STOPPED, FAILED, LOST)
 CODES = {FINISHED: 0, DIVERGED: 3, STOPPED: 130, FAILED: 1, LOST: 1}
 """Exit codes of a command that watches a run to its end, as ``raysim run`` has them."""
 
-TAIL = 5  # lines of a log that are asked for: the last of the job's, and what the interpreter may have said after it
+TAILS = (
+    5,
+    500,
+)  # lines of a log that are asked for: Ray tells at length of a node that died, after the job's last line
+KEPT = (
+    "round",
+    "rounds",
+    "checkpoint",
+    "loss",
+    "accuracy",
+)  # facts of an attempt that hold until the next one has begun
 _NEVER_BEGAN = (
     "RUNTIME_ENV_SETUP_FAILURE",
     "JOB_SUPERVISOR_ACTOR_START_TIMEOUT",
@@ -88,7 +98,10 @@ class Run:
     def lost(self) -> str:
         """What became of a run that is lost."""
         if self.job is None:
-            return "Its cluster or its job is gone: run.json still says that it runs."
+            return (
+                "run.json says that it runs. If a cluster that is up still has it, it is not lost: raysim runs says "
+                "so. Let it go on only if none has: two drivers would write one folder."
+            )
         code = self.job.code
         if code is not None and (code < 0 or code > 128):
             return f"Its driver was killed by signal {-code if code < 0 else code - 128}."
@@ -126,10 +139,41 @@ def state_of(job: Job, facts: dict[str, Any]) -> str:
 
 def run_of(cluster: Jobs, job: Job) -> Run:
     """A run from its job and the end of the job's log."""
-    facts = lines.last(cluster.log(job, TAIL))
+    facts = next((found for tail in TAILS if (found := lines.last(cluster.log(job, tail)))), {})
     return Run(
         job.id, state_of(job, facts), facts.get("folder") or job.metadata.get("folder", ""), facts, job
     )
+
+
+def found(cluster: Jobs, id: str) -> Run | None:
+    """A run in its latest attempt, or in the one that is named: ID.1, ID.2; None if the cluster knows no such run.
+
+    An attempt that has not come to a round yet stands where the one before it ended.
+
+    Args:
+        cluster: where it is.
+        id: the run's.
+    """
+    tries = attempts(cluster.jobs(), base_of(id))
+    if base_of(id) != id:
+        tries = [job for job in tries if attempt(job.id) <= attempt(id)]
+        if not tries or attempt(tries[-1].id) != attempt(id):
+            return None
+    if not tries:
+        return None
+    run = run_of(cluster, tries[-1])
+    for job in reversed(tries[:-1]):
+        if run.facts.get("round") is not None:
+            break
+        before = run_of(cluster, job).facts
+        run = replace(
+            run, facts={k: before[k] for k in KEPT if before.get(k) is not None} | _known(run.facts)
+        )
+    return run
+
+
+def _known(facts: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in facts.items() if value is not None}
 
 
 def stored(folder: str, status: dict[str, Any]) -> Run:

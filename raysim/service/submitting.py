@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from raysim import spec
 from raysim.core.plugin import ConfigError
@@ -18,9 +21,9 @@ if TYPE_CHECKING:
     from raysim.simulation import Simulation
 
 STORAGE = "~/raysim-runs"  # on the head node
-_LARGE = (
-    100_000  # characters of an experiment that are kept with its job, so that it can start again from nothing
-)
+_LARGE = 100_000
+"""Characters of an experiment, written as JSON, that are kept with its job, so that it can start again from nothing.
+Ray hands them to the driver in one environment variable, and Linux starts no process with one of 128 KiB."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,11 @@ def submit(
     id, number = base, 1
     while True:
         folder = f"{_storage(storage)}/{id}"
-        facts = {"rounds": str(simulation.rounds), "experiment": text if len(text) <= _LARGE else ""}
+        facts = {
+            "rounds": str(simulation.rounds),
+            "experiment": text if len(json.dumps(text)) <= _LARGE else "",
+        }
+        facts |= {"code": "1"} if code else {}
         request = {"id": id, "folder": folder, "resume": False, "overrides": [], "rounds": simulation.rounds}
         job = cluster.job(id)
         if job is None and _sent(cluster, request, text, facts, code):
@@ -89,7 +96,7 @@ def _already(cluster: Jobs, id: str) -> Submitted:
     job = tries[-1]
     run = states.run_of(cluster, job)
     goes_on = f"go on with it: raysim submit --resume {id}; " if run.state in states.RESUMABLE else ""
-    there = f"It is there already, {run.state} since {since(job)}: raysim status {job.id}; {goes_on}"
+    there = f"It is there already, {run.state} since {since(job)}, in {run.folder}: raysim status {job.id}; {goes_on}"
     return Submitted(job.id, run.folder, f"{there}another one like it: --again")
 
 
@@ -106,23 +113,59 @@ def resume(cluster: Jobs, which: str, overrides: list[str], code: Path | None = 
         ConfigError: no such run, or it is not to be resumed.
     """
     by_folder = is_url(which) or which.startswith(("/", "~"))
-    name = which.rstrip("/").rpartition("/")[2] if by_folder else which
-    base = re.sub(r"[^A-Za-z0-9_-]+", "-", states.base_of(name)).strip("-") or "run"
-    tries = states.attempts(cluster.jobs(), base)
+    jobs = cluster.jobs()
+    base = _base(jobs, _without_password(which.rstrip("/"))) if by_folder else states.base_of(which)
+    tries = states.attempts(jobs, base)
     if not tries and not by_folder:
         raise ConfigError(
-            f"The cluster at {cluster.address} knows no run {which}. If another cluster ran it, name its folder: "
-            "raysim submit --resume URL"
+            f"The cluster at {cluster.address} knows no run {which}. What it knows: raysim runs. If another cluster "
+            "ran it, name its folder: raysim submit --resume URL"
         )
+    facts = tries[0].metadata if tries else {}
     if tries:
         _may_go_on(cluster, tries[-1], overrides)
+        _as_it_was(base, facts, overrides, code)
     folder = which.rstrip("/") if by_folder else tries[-1].metadata["folder"]
     number = states.attempt(tries[-1].id) + 1 if tries else 2
     request = {"id": f"{base}.{number}", "folder": folder, "resume": True, "overrides": overrides}
-    facts = {n: tries[0].metadata[n] for n in ("rounds", "experiment") if tries and n in tries[0].metadata}
+    facts = {n: facts[n] for n in ("rounds", "experiment", "code") if n in facts}
     if not _sent(cluster, request, facts.get("experiment") or None, facts, code):
         return _already(cluster, base)
     return Submitted(request["id"], folder)
+
+
+def _base(jobs: list[Job], folder: str) -> str:
+    """The id of the run in a folder: of the one that has been there, else the folder's name.
+
+    Two folders that are called as a submission is have one run, mounted here and behind a URL there; two that are
+    called `run` have two.
+    """
+    same = lambda job: _plain(job.metadata.get("folder", "")) == _plain(folder)
+    there = next((states.base_of(job.id) for job in jobs if same(job)), None)
+    if there is not None:
+        return there
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", folder.rpartition("/")[2]).strip("-") or "run"
+    if packing.is_identity(name) or not states.attempts(jobs, name):
+        return name
+    return f"{name}-{hashlib.sha256(folder.encode()).hexdigest()[:8]}"
+
+
+def _plain(folder: str) -> str:
+    """A folder's path, however it is written."""
+    return re.sub(r"(?<!:)/+", "/", folder.removeprefix("file://")).rstrip("/")
+
+
+def _as_it_was(base: str, facts: dict[str, str], overrides: list[str], code: Path | None) -> None:
+    """Say here, and not after it has waited for its turn, what a run could not go on with."""
+    if facts.get("code") and code is None:
+        raise ConfigError(
+            f"{base} was submitted with --code, a folder of files that it needs: name that folder again, "
+            f"raysim submit --resume {base} --code FOLDER"
+        )
+    if overrides and facts.get("experiment"):
+        from raysim.simulation import Simulation
+
+        Simulation.from_yaml(facts["experiment"], overrides)
 
 
 def _may_go_on(cluster: Jobs, job: Job, overrides: list[str]) -> None:
@@ -151,13 +194,28 @@ def _sent(
 
 def _storage(storage: str | None) -> str:
     """The folder of runs, checked as far as can be from here."""
-    found = (storage or STORAGE).rstrip("/")
+    found = _without_password((storage or STORAGE).rstrip("/"))
+    if found.startswith("memory://"):
+        raise ConfigError(
+            f"--storage {found} is one process's memory, and goes with it. Name storage that stays."
+        )
     if not is_url(found) and not found.startswith(("/", "~/")):
         raise ConfigError(
             f"--storage {found} is a relative path, and a job has no folder to begin from. Give an absolute path on "
             "the cluster (that all its nodes mount, if it has several) or a URL such as s3://bucket/runs."
         )
     return found
+
+
+def _without_password(folder: str) -> str:
+    """A folder that may be shown: what a job was submitted with, everybody on the cluster can read."""
+    if is_url(folder) and urlsplit(folder).password is not None:
+        raise ConfigError(
+            "The URL of the folder holds a password, which everybody on the cluster could read. Leave it out, and let "
+            "the cluster's nodes have what the storage asks for: a role, or variables where Ray is started "
+            "(cluster/README.md)."
+        )
+    return folder
 
 
 def since(job: Job) -> str:

@@ -1,9 +1,12 @@
 """A cluster behind its dashboard: what Ray's client answers, in plain terms, and connections that break."""
 
+import asyncio
 import os
+import signal
 from types import SimpleNamespace
 
 import pytest
+import requests
 
 import raysim as rs
 from raysim.service import cluster as clusters
@@ -32,7 +35,10 @@ class FakeRay:
 
     def _do_request(self, method, path, **options):
         self.asked.append((path, options.get("params")))
-        return self.answers[path]
+        answer = self.answers[path]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def list_jobs(self):
         return self.known
@@ -47,6 +53,9 @@ class FakeRay:
         for text in self.tails.pop(0):
             if isinstance(text, Exception):
                 raise text
+            if text is signal.SIGINT:
+                asyncio.get_running_loop().call_soon(signal.raise_signal, text)
+                await asyncio.sleep(600)
             yield text
 
 
@@ -86,8 +95,42 @@ def test_a_taken_id_is_no_error_and_a_refusal_is(cluster):
     cluster._ray.known = [details("x")]
     cluster._ray.answers |= {"/api/jobs/x": Answer(200), "/api/jobs/y": Answer(404)}
     assert cluster.submit("x", "true", {}, {}) is False
-    with pytest.raises(rs.ConfigError, match=r"http://here:1 refuses the job: .*500"):
+    with pytest.raises(rs.ConfigError, match=r"http://here:1 does not take the job: .*500"):
         cluster.submit("y", "true", {}, {})
+
+
+def test_odd_ids_ask_for_nothing_else(cluster):
+    for id in ("", "..", "."):
+        assert cluster.job(id) is None
+    for id, path in (("../version", "..%2Fversion"), ("a?b=1#c", "a%3Fb%3D1%23c"), ("a b", "a%20b")):
+        cluster._ray.answers[f"/api/jobs/{path}"] = Answer(404)
+        assert cluster.job(id) is None
+    assert len(cluster._ray.asked) == 3
+
+
+def test_what_rays_client_raises_is_one_paragraph(cluster, monkeypatch):
+    job = Job("x", "RUNNING", node="n")
+    cluster._ray.answers["/api/v0/logs/file"] = requests.ConnectionError("Connection refused")
+    with pytest.raises(
+        rs.ConfigError, match=r"connection to http://here:1 broke \(Connection refused\).*tunnel"
+    ):
+        cluster.log(job)
+    monkeypatch.setattr(cluster._ray, "list_jobs", lambda: cluster._ray.submit_job())
+    with pytest.raises(rs.ConfigError, match=r"here:1 does not list its jobs: Request failed .* exists\.$"):
+        cluster.jobs()
+    no_agent = RuntimeError("status code 500: No available agent to submit job, please try again later..")
+    cluster._ray.answers["/api/jobs/x"] = no_agent
+    with pytest.raises(
+        rs.ConfigError, match=r"try again later\. The head's dashboard agent .* port is taken"
+    ):
+        cluster.job("x")
+
+
+def test_ctrl_c_ends_following_and_not_the_connection_alone(cluster):
+    cluster._ray.tails, told = [["one\n", signal.SIGINT]], []
+    with pytest.raises(KeyboardInterrupt):
+        cluster.follow("x", told.append)
+    assert told == ["one\n"]
 
 
 def test_the_end_of_a_log(cluster):

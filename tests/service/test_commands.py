@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+import raysim as rs
 from raysim.cli import jobs, main
+from raysim.service import connection
 from tests.service.fakes import FakeCluster, line
 
 TINY = """
@@ -23,6 +25,8 @@ def cluster(monkeypatch, tmp_path):
     Path("tiny.yaml").write_text(TINY)
     fake = FakeCluster()
     monkeypatch.setattr(jobs, "_cluster", lambda address: fake)
+    for name in connection.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
     return fake
 
 
@@ -46,6 +50,10 @@ def test_submit_prints_the_id_and_says_what_is_there(cluster, capsys):
     assert second.err.startswith("It is there already, WAITING since")
     assert call("submit", "tiny.yaml", "rounds=4", "checkpoint_every=1", "--again") == 0
     assert capsys.readouterr().err == ""
+    assert call("submit", "tiny.yaml", "checkpoint_every=1", "placement.address=head:6379") == 0
+    assert (
+        "placement.address is not used: the run is on the cluster of http://fake" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
@@ -55,6 +63,12 @@ def test_submit_prints_the_id_and_says_what_is_there(cluster, capsys):
         (["submit", "nowhere.yaml"], "nowhere.yaml cannot be read"),
         (["submit", "tiny.yaml", "local.optimizer.lr=-1"], "SGD.lr must be greater than 0"),
         (["submit", "tiny.yaml", "--storage", "runs"], "is a relative path"),
+        (["submit", "tiny.yaml", "--storage", "memory://runs"], "is one process's memory"),
+        (
+            ["submit", "tiny.yaml", "--storage", "sftp://me:secret@host/runs"],
+            "URL of the folder holds a password",
+        ),
+        (["submit", "--resume", "sftp://me:secret@host/runs/x"], "URL of the folder holds a password"),
         (["submit", "tiny.yaml", "--code", "nowhere"], "The folder nowhere of --code does not exist"),
         (["submit", "--resume", "x", "--again"], "leave out --storage and --again"),
         (["submit", "--resume", "x"], "knows no run x"),
@@ -83,10 +97,56 @@ def test_runs_lists_each_run_in_its_latest_attempt(cluster, capsys):
     assert call("runs") == 0
     head, *rows = [row.split() for row in capsys.readouterr().out.splitlines()]
     assert head == ["run", "state", "rounds", "loss", "since", "folder"]
-    assert [row[:4] for row in rows if len(row) > 3] == [
+    assert [row[:4] for row in rows] == [
         ["a-1.2", "RUNNING", "5/9", "0.2500"],
         ["b-1", "WAITING", "0/9", "2001-09-09"],
     ]
+    cluster.put("c-1", "PENDING", metadata={"raysim": "1", "folder": "s3://bucket/" + "long/" * 40})
+    assert call("runs") == 0
+    assert capsys.readouterr().out.endswith("long/" * 40 + "\n")  # a run is a line, however long
+
+
+def test_a_job_that_is_not_raysims_is_let_be(cluster, capsys):
+    cluster.put("theirs", metadata={})
+    for command in ("stop", "status", "logs", "fetch"):
+        assert call(command, "theirs") == 2
+        assert "knows no run theirs" in capsys.readouterr().err
+    assert cluster.stopped == []
+
+
+def test_a_run_from_elsewhere_is_known_by_its_own_id_and_logs_are_the_latest(cluster, capsys):
+    cluster.put("a-1.2", "RUNNING", line("round", round=5, rounds=9))
+    assert call("status", "a-1") == 0
+    assert "run         a-1.2\n" in capsys.readouterr().out
+    cluster.put("a-1.3", "RUNNING", line("round", round=7, rounds=9))
+    for id, round in (("a-1", 7), ("a-1.2", 5)):
+        assert call("logs", id) == 0
+        assert f"round {round}/9" in capsys.readouterr().out
+    assert call("stop", "a-1") == 0
+    assert cluster.stopped == ["a-1.3"]
+
+
+def test_status_by_url_is_the_clusters_where_it_has_the_run(cluster, monkeypatch, capsys):
+    metadata = {"raysim": "1", "folder": "file:///nowhere/a-1", "rounds": "9"}
+    cluster.put("a-1", "RUNNING", line("round", round=5, rounds=9), metadata=metadata)
+    monkeypatch.setenv("RAYSIM_ADDRESS", cluster.address)
+    assert call("status", "file:///nowhere/a-1/") == 0
+    assert "state       RUNNING since" in capsys.readouterr().out
+
+
+def test_status_by_url_where_the_cluster_is_gone(cluster, monkeypatch, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"status": "stopped", "round": 3, "rounds": 9}))
+
+    def gone(address):
+        raise rs.ConfigError("Nothing answers at http://gone:1.")
+
+    monkeypatch.setattr(jobs, "_cluster", gone)
+    monkeypatch.setenv("RAYSIM_ADDRESS", "http://gone:1")
+    assert call("status", f"file://{tmp_path}/run") == 0
+    told = capsys.readouterr()
+    assert "Nothing answers at http://gone:1.\nSo this is what the folder says:" in told.err
+    assert "state       STOPPED" in told.out
 
 
 def test_status_says_what_is_to_be_known(cluster, capsys):
@@ -117,10 +177,12 @@ def test_status_says_what_is_to_be_known(cluster, capsys):
 def test_status_of_a_run_whose_cluster_is_gone(cluster, tmp_path, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text(json.dumps({"status": "running", "round": 3, "rounds": 9}))
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"round": 5, "loss": 0.5}\n')
     assert call("status", f"file://{tmp_path}/run") == 0
     out = capsys.readouterr().out
     assert "state       LOST\n" in out
-    assert "rounds      3/9\n" in out
+    assert "rounds      5/9\n" in out  # as its metrics have it; run.json is of the last checkpoint
+    assert "two drivers would write one folder" in out
     assert "checkpoint  none: it starts from round 0\n" in out
     assert f"go on       raysim submit --resume file://{tmp_path}/run\n" in out
 
@@ -141,8 +203,8 @@ def test_stop_ends_the_latest_attempt(cluster, capsys):
     assert call("stop", "a-1") == 0
     assert cluster.stopped == ["a-1.2"]
     assert (
-        "a-1.2 ends after its round in progress, with a checkpoint. Go on with it: raysim submit --resume a-1"
-        in capsys.readouterr().out
+        "a-1.2 ends after its round in progress, with a checkpoint (10 minutes at most: then it is killed). Go on with "
+        "it: raysim submit --resume a-1" in capsys.readouterr().out
     )
 
 

@@ -4,11 +4,14 @@ import http.server
 import json
 import socket
 import threading
+from types import SimpleNamespace
 
 import pytest
+from ray._private.authentication import http_token_authentication
 
 import raysim as rs
 from raysim.service import connection
+from raysim.service.cluster import Cluster
 
 SECRET = "0123456789abcdef-secret"
 
@@ -100,6 +103,33 @@ def test_a_dashboard_that_asks_for_nothing_gets_no_token(dashboard, monkeypatch)
     monkeypatch.setenv("RAY_AUTH_TOKEN", SECRET)
     assert connection.headers(dashboard.address) == {}
     assert not any("Authorization" in heard for heard in dashboard.heard)
+
+
+@pytest.mark.parametrize("dashboard", [lambda _: VERSION], indirect=True)
+@pytest.mark.parametrize("found", [SECRET, ""])
+def test_rays_client_sends_none_either_though_it_finds_one_and_wants_none_though_it_finds_none(
+    dashboard, monkeypatch, found
+):
+    mode, loader = (
+        SimpleNamespace(is_token_auth_enabled=lambda: True),
+        SimpleNamespace(instance=lambda: finding),
+    )
+
+    def look():
+        if not found:
+            raise rs.ConfigError("token authentication is on, and there is no token")
+        return {"authorization": f"Bearer {found}"}
+
+    finding = SimpleNamespace(get_token_for_http_header=look)
+    monkeypatch.setattr(http_token_authentication, "auth_utils", mode)
+    monkeypatch.setattr("ray._raylet.AuthenticationTokenLoader", loader)
+    client = Cluster(dashboard.address)._ray
+    assert client._do_request("GET", "/api/version").status_code == 200
+    sent = [
+        {key.lower(): value for key, value in heard.items()}.get("authorization") for heard in dashboard.heard
+    ]
+    assert sent[-1] is None
+    assert not any(sent)
 
 
 @pytest.mark.parametrize("dashboard", [with_token], indirect=True)

@@ -76,6 +76,15 @@ def test_from_storage_that_this_machine_reaches(run, tmp_path, checkpoints):
     assert fetching.fetch(None, f"file://{run}", to, checkpoints) == to  # an earlier state of the same run
 
 
+def test_checkpoints_that_are_here_stay_until_others_come(run, tmp_path):
+    to = fetching.fetch(None, f"file://{run}", tmp_path / "here", True)
+    (to / "checkpoints" / "000001").mkdir()
+    fetching.fetch(None, f"file://{run}", to, False)
+    assert sorted(f.name for f in (to / "checkpoints").iterdir()) == ["000001", "000002", "000003"]
+    fetching.fetch(None, f"file://{run}", to, True)
+    assert sorted(f.name for f in (to / "checkpoints").iterdir()) == ["000002", "000003"]
+
+
 def test_storage_that_only_the_cluster_reaches(run, cluster, tmp_path, monkeypatch):
     def refused(*_):
         raise rs.ConfigError("s3://bucket: no credentials")

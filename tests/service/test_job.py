@@ -66,6 +66,11 @@ def test_where_clients_are_to_live_is_read_without_the_rest(request_for, tmp_pat
     assert job._begun(request, request["folder"]) == sim.placement
     request = request_for(sim.to_yaml(), overrides=["placement.actors=1", "rounds=9"])
     assert job._begun(request, request["folder"]) == rs.Placement(actors=1, gpus_per_actor=0.25, wait=5.0)
+    request = request_for(sim.to_yaml(), overrides=["placement={actors: 2}"])
+    assert job._begun(request, request["folder"]) == rs.Placement(actors=2)
+    request = request_for(sim.to_yaml(), overrides=["placement.actor=1"])
+    with pytest.raises(rs.ConfigError, match=r"placement: .*'actor'.*raysim describe Placement"):
+        job._begun(request, request["folder"])
     request = request_for("rounds: 3")
     assert job._begun(request, request["folder"]) == rs.Placement()
 
@@ -93,6 +98,27 @@ def test_what_cannot_begin_is_said_at_once(request_for, tmp_path, capsys):
     request_for(resume=True, folder=str(tmp_path / "nowhere"))
     assert job.main() == 2
     assert "nowhere is not a run's folder: it has no experiment.yaml" in said(capsys)[0]["text"]
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_storage_that_refuses_is_said_before_a_run_waits(request_for, capsys, scheme, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    request_for(digits().to_yaml(), folder=f"{scheme}{tmp_path}/file/run")
+    assert job.main() == 2
+    (line,) = said(capsys)
+    assert f"{tmp_path}/file/run cannot be written" in line["text"]
+    assert line["error"] == "ConfigError"
+
+
+def test_a_file_that_did_not_come_along(request_for, capsys):
+    request_for()
+    for here in (Path.cwd(), "/tmp/ray/session_1/runtime_resources/working_dir_files/_ray_pkg_12ab"):
+        job._failed(rs.ConfigError(f"No file at {here}/data/mine.npz."), job.Log("x"))
+        text = said(capsys)[0]["text"]
+        assert text.startswith("No file at data/mine.npz. A job finds relative paths in the folder")
+    job._failed(rs.ConfigError("No file at /data/mine.npz."), job.Log("x"))
+    assert said(capsys)[0]["text"] == "No file at /data/mine.npz."
 
 
 def test_a_run_whose_run_json_never_arrived_goes_on_from_its_checkpoint(request_for, tmp_path, capsys):

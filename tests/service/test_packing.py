@@ -37,6 +37,15 @@ def test_an_id_is_the_name_and_what_it_holds(tmp_path):
 
 def test_what_goes_along(tmp_path):
     code = folder(tmp_path)
+    for name in (
+        "experiment.yaml",
+        packing.REQUEST,
+        "runs/x-1/run.json",
+        "runs/x-1/experiment.yaml",
+        "runs/x-1/a/b",
+    ):
+        (code / name).parent.mkdir(parents=True, exist_ok=True)
+        (code / name).write_text("a job has its own, and a fetched run makes no other experiment")
     assert [f.relative_to(code).as_posix() for f in packing.files(code)] == ["data/a.npz", "own.py"]
     with packing.packed(REQUEST, "rounds: 3", code) as environment:
         there = Path(environment["working_dir"])

@@ -85,6 +85,30 @@ def test_errors():
     assert states.run_of(cluster, env).error == "no such package"
 
 
+def test_the_last_line_is_found_behind_what_ray_says_of_a_lost_node():
+    cluster = FakeCluster()
+    log = cluster.log
+    cluster.log = lambda job, lines=-1: "".join(log(job).splitlines(keepends=True)[-lines:])
+    job = cluster.put("x", log=line("round", round=4, rounds=9) + "raylet died\n" * 60)
+    assert (states.run_of(cluster, job).state, states.run_of(cluster, job).rounds) == ("RUNNING", "4/9")
+
+
+def test_a_run_is_found_in_its_latest_attempt_or_the_one_that_is_named():
+    cluster = FakeCluster()
+    assert states.found(cluster, "x-1") is None
+    cluster.put("x-1.2", "FAILED", line("round", round=40, rounds=90, checkpoint=30, loss=0.5), code=-9)
+    assert states.found(cluster, "x-1").id == "x-1.2"  # resumed here, from another cluster's storage
+    cluster.put("x-1", "FAILED", line("round", round=20, rounds=90, checkpoint=10, loss=1.0), code=-9)
+    cluster.put("x-1.3", "FAILED", line("waiting", round=None, rounds=None, text="asking"), code=-9)
+    latest = states.found(cluster, "x-1")
+    assert (latest.id, latest.state, latest.rounds) == ("x-1.3", "LOST", "40/90")
+    assert (latest.facts["checkpoint"], latest.facts["loss"], latest.facts["text"]) == (30, 0.5, "asking")
+    assert [states.found(cluster, id).facts["round"] for id in ("x-1.1", "x-1.2")] == [20, 40]
+    assert states.found(cluster, "x-1.4") is None
+    cluster.put("theirs", metadata={})
+    assert states.found(cluster, "theirs") is None
+
+
 def test_attempts_of_a_run():
     cluster = FakeCluster()
     for id in ("x-1", "x-1.10", "x-1.2", "x-1-2", "x-1-2.2"):

@@ -1,5 +1,7 @@
 """A run goes to the cluster once; again on purpose; on, where it was lost."""
 
+import json
+
 import pytest
 
 import raysim as rs
@@ -117,13 +119,48 @@ def test_what_is_not_to_be_resumed(cluster, sim):
 
 
 def test_a_new_cluster_goes_on_from_storage(cluster):
-    done = submitting.resume(cluster, "s3://bucket/runs/digits-1a/", [])
-    assert (done.id, done.folder) == ("digits-1a.2", "s3://bucket/runs/digits-1a")
+    done = submitting.resume(cluster, "s3://bucket/runs/digits-1a2b3c4d/", [])
+    assert (done.id, done.folder) == ("digits-1a2b3c4d.2", "s3://bucket/runs/digits-1a2b3c4d")
     assert "experiment.yaml" not in cluster.sent[done.id]["files"]
-    with pytest.raises(rs.ConfigError, match=r"digits-1a.2 is WAITING"):
-        submitting.resume(cluster, "s3://bucket/runs/digits-1a", [])
+    with pytest.raises(rs.ConfigError, match=r"digits-1a2b3c4d.2 is WAITING"):
+        submitting.resume(cluster, "s3://bucket/runs/digits-1a2b3c4d", [])
     cluster.set(done.id, status="FAILED")
-    assert submitting.resume(cluster, "/runs/digits-1a", []).id == "digits-1a.3"
+    assert submitting.resume(cluster, "/runs/digits-1a2b3c4d", []).id == "digits-1a2b3c4d.3"
+
+
+def test_folders_of_one_name_are_runs_of_their_own(cluster):
+    first = submitting.resume(cluster, "s3://bucket/a/run", [])
+    second = submitting.resume(cluster, "s3://bucket/b/run", [])
+    assert first.id == "run.2"
+    assert second.id.startswith("run-")
+    assert second.folder == "s3://bucket/b/run"
+    for which in ("s3://bucket/b//run/", second.id):
+        with pytest.raises(rs.ConfigError, match=f"{second.id} is WAITING"):
+            submitting.resume(cluster, which, [])
+    cluster.put("local-1", metadata={"raysim": "1", "folder": "/data/local"})
+    with pytest.raises(rs.ConfigError, match="local-1 is WAITING"):
+        submitting.resume(cluster, "file:///data/local", [])
+
+
+def test_what_a_resumed_run_lacks_is_said_before_it_waits(cluster, sim, tmp_path):
+    first = submitting.submit(cluster, sim, code=tmp_path)
+    cluster.set(first.id, status="STOPPED")
+    with pytest.raises(rs.ConfigError, match=f"--resume {first.id} --code FOLDER"):
+        submitting.resume(cluster, first.id, [])
+    with pytest.raises(rs.ConfigError, match="momentun"):
+        submitting.resume(cluster, first.id, ["local.optimizer.momentun=0.5"], tmp_path)
+    second = submitting.resume(cluster, first.id, [], tmp_path)
+    cluster.set(second.id, status="STOPPED")
+    with pytest.raises(rs.ConfigError, match="--code FOLDER"):
+        submitting.resume(cluster, first.id, [])
+
+
+def test_an_experiment_that_no_environment_variable_holds_is_not_kept_with_the_job(cluster, sim, monkeypatch):
+    assert cluster.known[submitting.submit(cluster, sim).id].metadata["experiment"] == sim.to_yaml()
+    text = "- 1\n" * 24_000  # fewer characters than are kept, and more once they are written as JSON
+    assert len(text) < submitting._LARGE < len(json.dumps(text))
+    monkeypatch.setattr(rs.Simulation, "to_yaml", lambda self: text)
+    assert cluster.known[submitting.submit(cluster, sim).id].metadata["experiment"] == ""
 
 
 def test_a_resumption_that_races_is_said(cluster):
