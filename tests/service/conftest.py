@@ -7,6 +7,7 @@ import pytest
 from raysim.cli import main
 from raysim.service import states
 from raysim.service.cluster import Cluster
+from tests.service.heads import head
 
 PATIENCE = 400  # seconds: a busy machine imports torch for a minute
 
@@ -36,6 +37,13 @@ class Laptop:
             assert not over, (run.state, run.facts, run.job.message)
             time.sleep(0.3)
         raise AssertionError(f"{id} is {run.state}: {run.facts}")
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """One head node with a token, for all tests whose point is not the head itself."""
+    with head() as found:
+        yield found
 
 
 @pytest.fixture

@@ -50,7 +50,6 @@ class Head:
             "HOME": str(home / "home"),
             "RAY_TMPDIR": str(home),
             "OMP_NUM_THREADS": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
         }
         environment |= {
             k: v for k, v in os.environ.items() if k.startswith("OPENBLAS_")
