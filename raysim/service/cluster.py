@@ -112,8 +112,6 @@ class Cluster:
     def __init__(self, address: str | None = None) -> None:
         self.address = connection.address_of(address)
         bearer = connection.headers(self.address)
-        for name in _TALKATIVE:
-            logging.getLogger(name).setLevel(logging.WARNING)
         with _nothing_else_named(), self._understood("list its jobs"):
             self._ray = _client(self.address, bearer)
 
@@ -244,6 +242,9 @@ def _client(address: str, bearer: dict[str, str]) -> Any:
     By itself it would send one that it finds to a dashboard that asks for none, or fail for want of it.
     """
     from ray.job_submission import JobSubmissionClient
+
+    for name in _TALKATIVE:  # now: when Ray is imported it sets levels of its own
+        logging.getLogger(name).setLevel(logging.WARNING)
 
     class Client(JobSubmissionClient):
         def _do_request(self, *arguments: Any, **options: Any) -> Any:

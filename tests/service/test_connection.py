@@ -3,6 +3,8 @@
 import http.server
 import json
 import socket
+import subprocess
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -175,3 +177,14 @@ def test_something_listens_and_says_nothing(monkeypatch):
         silent.listen()
         with pytest.raises(rs.ConfigError, match=r"takes calls but does not answer within 0 s"):
             connection.headers(f"http://127.0.0.1:{silent.getsockname()[1]}")
+
+
+@pytest.mark.parametrize("dashboard", [lambda _: VERSION], indirect=True)
+def test_rays_client_keeps_its_uploads_to_itself(dashboard):
+    code = (
+        "import logging; from raysim.service.cluster import Cluster; "
+        f"Cluster({dashboard.address!r}); "
+        "print(logging.getLogger('ray.dashboard.modules.dashboard_sdk').isEnabledFor(logging.INFO))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("False\n", "")
