@@ -1,7 +1,7 @@
 """The job: what the cluster runs for ``raysim submit``.
 
-It joins the cluster and waits for its turn (``raysim.runtime.turns``) and until all that the run needs is there at once:
-one placement group, so that ten jobs cannot each hold a part and wait for the rest. Then it runs or resumes the
+It joins the cluster and waits for its turn (``raysim.runtime.turns``) and until all that the run needs is there at
+once: one placement group, so that ten jobs cannot each hold a part and wait for the rest. Then it runs or resumes the
 experiment; the run finds the group by its name (``raysim.runtime.capacity.GROUP``). All it writes to its log are lines
 of JSON, each with everything that is known by then, so that the last one is enough for ``raysim status``.
 

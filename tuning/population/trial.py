@@ -129,8 +129,9 @@ class Trial(Coordinator):
             self._planned = replace(self._common.plan(round), lr=lr)
         return self._planned
 
-    def _tell(self, kind: str, **facts: Any) -> None:
+    def _tell(self, kind: str, **facts: Any) -> dict[str, Any]:
         """Nobody watches a single trial."""
+        return {"kind": kind} | facts
 
     # ---- a round ---------------------------------------------------------------------------------------------
 
