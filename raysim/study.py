@@ -22,19 +22,18 @@ final value of the panels' metrics: a two-way table and a heat map.
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable
-from dataclasses import fields
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from raysim import spec, variants as written
+from raysim import spec, study_runs, variants as written
 from raysim.core.plugin import ConfigError
 from raysim.report import grid as grids, study as report
-from raysim.runtime import drive, folder as folders
+from raysim.runtime import folder as folders
+from raysim.runtime.storage import located
 from raysim.simulation import Simulation
 from raysim.variants import Panel
 
@@ -126,7 +125,8 @@ class Study:
         """Run every variant with every seed, in turn; what has ended in the folder already is only read.
 
         Args:
-            folder: each run gets ``<variant>-<seed>`` in it; "auto" is ``runs/<name>``, None writes nothing.
+            folder: a path or a URL, in which each run gets ``<variant>-<seed>``; "auto" is ``runs/<name>``, None writes
+                nothing.
             fresh: remove earlier runs of the study and start anew.
             tell: called with a line for each run that has ended.
 
@@ -137,20 +137,65 @@ class Study:
             ConfigError: a variant cannot run, or a folder holds a run of another experiment.
             KeyboardInterrupt: Ctrl-C; the next call continues.
         """
-        root = None if folder is None else Path("runs") / self.name if folder == "auto" else Path(folder)
-        slugs, runs = _slugs(list(self.variants)), {label: [] for label in self.variants}
-        for label, first in self.variants.items():
-            for seed in range(first.seed, first.seed + self.seeds):
-                path = None if root is None else root / f"{slugs[label]}-{seed}"
-                try:
-                    table = _metrics(first.replaced(seed=seed), path, fresh)
-                except ConfigError as error:
-                    raise ConfigError(f"Variant {label!r}: {error}") from None
-                runs[label].append(table)
-                if tell:
-                    tell(f"{label}, seed {seed}: {report.ending(table)}")
+        root, runs = self._root(folder), {label: [] for label in self.variants}
+        for label, name, simulation in self.experiments():
+            try:
+                table = study_runs.metrics(
+                    simulation, None if root is None else study_runs.inside(root, name), fresh
+                )
+            except ConfigError as error:
+                raise ConfigError(f"Variant {label!r}: {error}") from None
+            runs[label].append(table)
+            if tell:
+                tell(f"{label}, seed {simulation.seed}: {report.ending(table)}")
         self.runs = runs
         return self
+
+    def read(self, folder: str | Path = "auto", *, tell: Callable[[str], Any] | None = None) -> Study:
+        """Take in the runs that have ended, wherever they ran, and run nothing.
+
+        Args:
+            folder: see ``run``.
+            tell: called with a line for each run, also for those that are left out.
+
+        Returns:
+            The study itself, with the runs that have ended.
+
+        Raises:
+            ConfigError: none has ended; or not all have, where conditions make a two-way table of them.
+        """
+        root, runs, missing = self._root(folder), {}, 0
+        assert root is not None, "runs are read from a folder"
+        for label, name, simulation in self.experiments():
+            place = study_runs.inside(root, name)
+            state = folders.read_status(place)["status"] if study_runs.begun(place) else "not begun"
+            if state in study_runs.ENDED:
+                study_runs.require_same(simulation, place)
+                runs.setdefault(label, []).append(table := pd.DataFrame(folders.read_metrics(place)))
+                state = report.ending(table)
+            else:
+                state, missing = f"left out: {state}", missing + 1
+            if tell:
+                tell(f"{label}, seed {simulation.seed}: {state}")
+        if not runs or (missing and self.grid):
+            raise ConfigError(
+                f"{missing} of the study's {missing + sum(map(len, runs.values()))} runs in {root} have not ended, so "
+                f"that there is nothing to compare{' under all conditions' if runs else ''} yet."
+            )
+        self.runs = runs
+        return self
+
+    def experiments(self) -> list[tuple[str, str, Simulation]]:
+        """What is run: the variant's label, the name of the run's folder in the study's, and the experiment."""
+        slugs = _slugs(list(self.variants))
+        return [
+            (label, f"{slugs[label]}-{seed}", first.replaced(seed=seed))
+            for label, first in self.variants.items()
+            for seed in range(first.seed, first.seed + self.seeds)
+        ]
+
+    def _root(self, folder: str | Path | None) -> Path | str | None:
+        return None if folder is None else Path("runs") / self.name if folder == "auto" else located(folder)
 
     def table(self) -> pd.DataFrame:
         """A row per variant: each metric's final value, mean and sample standard deviation (``_sd``) over seeds."""
@@ -200,37 +245,3 @@ def _slugs(labels: list[str]) -> dict[str, str]:
                 "letters or digits."
             )
     return slugs
-
-
-# ---- running ---------------------------------------------------------------------------------------------------
-
-
-def _metrics(simulation: Simulation, path: Path | None, fresh: bool) -> pd.DataFrame:
-    """The metrics of a run: read if it has ended, continued if it was interrupted, made otherwise."""
-    if path is None:
-        return simulation.run(None).metrics
-    if fresh and (path / "run.json").exists():  # only what is a run is removed
-        shutil.rmtree(path)
-    if not (path / "run.json").exists():
-        result = simulation.run(path)
-    else:
-        _require_same(simulation, path)
-        if folders.read_status(path)["status"] in ("finished", "diverged"):
-            return pd.DataFrame(folders.read_metrics(path))
-        result = drive.resume(path)
-    if result.status == "stopped":
-        raise KeyboardInterrupt(f"The study was stopped in {path}. The same command continues it.")
-    return result.metrics
-
-
-def _require_same(simulation: Simulation, path: Path) -> None:
-    """Refuse a folder whose run was another experiment; where it ran does not matter, the numbers are the same."""
-    there = Simulation.from_yaml((path / "experiment.yaml").read_text()).replaced(
-        placement=simulation.placement
-    )
-    changed = [f.name for f in fields(Simulation) if getattr(there, f.name) != getattr(simulation, f.name)]
-    if changed:
-        raise ConfigError(
-            f"{path} holds a run of another experiment: {', '.join(changed)} changed since. Remove that folder to run "
-            "this variant again, use --fresh to run all of them again, or --folder to keep both."
-        )

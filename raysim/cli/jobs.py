@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raysim.cli.common import REFUSED, config_error, read
+from raysim.cli.common import REFUSED, config_error, read, text
 
 if TYPE_CHECKING:
     from raysim.service.cluster import Cluster
@@ -24,7 +25,8 @@ Id = Annotated[
 
 def submit(
     experiment: Annotated[
-        str | None, typer.Argument(metavar="[EXPERIMENT.yaml]", help="Experiment as YAML; not with --resume.")
+        str | None,
+        typer.Argument(metavar="[EXPERIMENT.yaml]", help="Experiment or study as YAML; not with --resume."),
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[PATH=VALUE]...", help="Changes: local.optimizer.lr=0.05")
@@ -45,7 +47,8 @@ def submit(
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False,
 ) -> None:
-    """Submit an experiment to a cluster, or let one go on; prints its id."""
+    """Submit an experiment or a study to a cluster, or let a run go on; prints its id."""
+    from raysim import spec
     from raysim.service import submitting
 
     if resume is not None:
@@ -56,6 +59,13 @@ def submit(
         done = submitting.resume(cluster, resume, changes, code)
     elif experiment is None:
         raise config_error("Name an experiment to submit, or a run to go on with: --resume ID")
+    elif "study" in spec.read(text(Path(experiment)), []):
+        if again or watch:
+            raise config_error(
+                "A study is many runs: leave out --again and --watch. See them with: raysim runs"
+            )
+        _submit_study(Path(experiment), overrides or [], address, storage, code)
+        return
     else:
         simulation = read(Path(experiment), overrides)
         cluster = _cluster(address)
@@ -75,6 +85,26 @@ def submit(
     if watch:
         _follow(cluster, done.id, False)
         raise typer.Exit(_code(cluster, done.id))
+
+
+def _submit_study(
+    file: Path, overrides: list[str], address: str | None, storage: str | None, code: Path | None
+) -> None:
+    from raysim.runtime.storage import is_url
+    from raysim.service import studies
+    from raysim.study import Study
+
+    study = Study.from_yaml(text(file), overrides, file.stem)
+    sent = studies.submit(_cluster(address), study, storage, code)
+    for done in sent:
+        typer.echo(done.id)
+    old, root = sum(bool(done.already) for done in sent), studies.root_of(study, storage)
+    typer.echo(f"{len(sent)} runs{f', {old} of them there already' if old else ''}: raysim runs", err=True)
+    changes = "".join(f" {quote(change)}" for change in overrides)
+    home = "~/" if root.startswith("~/") else ""  # which quotes would hide from the shell
+    command = f"raysim compare {quote(str(file))}{changes} --ended --folder {home}{quote(root[len(home) :])}"
+    where = "" if is_url(root) else ", on the cluster's head"
+    typer.echo(f"Compare what has ended{where}: {command}", err=True)
 
 
 def runs(address: Address = None) -> None:

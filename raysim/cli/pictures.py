@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from raysim.simulation import Simulation
-    from raysim.study import Panel, Study
+    from raysim.study import Study
 
 Metric = Annotated[str, typer.Option(help="Column of the metrics: loss, accuracy, train_loss, ...")]
 
@@ -68,11 +68,17 @@ def compare(
     ] = False,
     seeds: Annotated[int | None, typer.Option(min=1, help="Study: runs of each variant.")] = None,
     folder: Annotated[
-        Path | None, typer.Option(help="Study: where to write; runs/NAME if not given.")
+        str | None,
+        typer.Option(help="Study: where its runs are, a path or a URL; runs/NAME if not given."),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Study: run anew what has run already.")] = False,
+    ended: Annotated[
+        bool, typer.Option("--ended", help="Study: run nothing, compare what has ended, wherever it ran.")
+    ] = False,
 ) -> None:
     """Compare runs, or run and compare the variants of a study: a table and a figure."""
+    from rich.console import Console
+
     from raysim.study import Panel, Study
 
     given = list(runs or [])
@@ -91,7 +97,12 @@ def compare(
             "There is nothing to compare. Name folders of runs, a study (YAML), --rules or --attacks."
         )
     panels = (Panel(metric, tuple(against.split(","))),) if metric else None
-    _compare_variants(study, folder, fresh, panels, out)
+    if ended:
+        study.read(folder or "auto", tell=typer.echo)
+    else:
+        _run(study, folder or "auto", fresh)
+    Console(highlight=False).print(study.printed(panels))
+    save(study.figure(panels), out or Path(f"{study.name}.png"))
 
 
 def _compare_runs(folders: list[str], metric: str, against: str, out: Path | None) -> None:
@@ -107,18 +118,12 @@ def _compare_runs(folders: list[str], metric: str, against: str, out: Path | Non
     save(figure, out or Path(f"compare-{metric}.png"))
 
 
-def _compare_variants(
-    study: Study, folder: Path | None, fresh: bool, panels: tuple[Panel, ...] | None, out: Path | None
-) -> None:
-    from rich.console import Console
-
+def _run(study: Study, folder: str, fresh: bool) -> None:
     try:
-        study.run("auto" if folder is None else folder, fresh=fresh, tell=typer.echo)
+        study.run(folder, fresh=fresh, tell=typer.echo)
     except KeyboardInterrupt as stop:
         typer.echo(stop)
         raise typer.Exit(STOPPED) from None
-    Console(highlight=False).print(study.printed(panels))
-    save(study.figure(panels), out or Path(f"{study.name}.png"))
 
 
 def _topology_picture(simulation: Simulation) -> Figure:

@@ -36,17 +36,12 @@ RESUMABLE = (STOPPED, FAILED, LOST)
 CODES = {FINISHED: 0, DIVERGED: 3, STOPPED: 130, FAILED: 1, LOST: 1}
 """Exit codes of a command that watches a run to its end, as ``raysim run`` has them."""
 
-TAILS = (
-    5,
-    500,
-)  # lines of a log that are asked for: Ray tells at length of a node that died, after the job's last line
-KEPT = (
-    "round",
-    "rounds",
-    "checkpoint",
-    "loss",
-    "accuracy",
-)  # facts of an attempt that hold until the next one has begun
+TAILS = (5, 500)
+"""Lines of a log that are asked for: Ray tells at length of a node that died, after the job's last line."""
+
+KEPT = ("round", "rounds", "checkpoint", "loss", "accuracy")
+"""Facts of an attempt that hold until the next one has begun."""
+
 _NEVER_BEGAN = (
     "RUNTIME_ENV_SETUP_FAILURE",
     "JOB_SUPERVISOR_ACTOR_START_TIMEOUT",
@@ -100,7 +95,7 @@ class Run:
         if self.job is None:
             return (
                 "run.json says that it runs. If a cluster that is up still has it, it is not lost: raysim runs says "
-                "so. Let it go on only if none has: two drivers would write one folder."
+                "so. Let it go on only if none has: it would be taken from the driver that has it."
             )
         code = self.job.code
         if code is not None and (code < 0 or code > 128):

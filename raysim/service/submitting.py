@@ -47,6 +47,7 @@ def submit(
     storage: str | None = None,
     code: Path | None = None,
     again: bool = False,
+    name: str = "",
 ) -> Submitted:
     """Submit an experiment, unless it has been.
 
@@ -56,6 +57,7 @@ def submit(
         storage: folder of runs, an absolute path on the cluster or a URL.
         code: a folder of the user's own that goes along: data files and modules.
         again: run it another time if it has been submitted.
+        name: of the run's folder among the others; its id if empty.
 
     Raises:
         ConfigError: parts of it exist in Python only, or the cluster refuses it.
@@ -70,7 +72,7 @@ def submit(
     base = packing.identity(simulation.name, text, code)
     id, number = base, 1
     while True:
-        folder = f"{_storage(storage)}/{id}"
+        folder = f"{root_of(storage)}/{name or id}"
         facts = {
             "rounds": str(simulation.rounds),
             "experiment": text if len(json.dumps(text)) <= _LARGE else "",
@@ -192,8 +194,12 @@ def _sent(
         return cluster.submit(request["id"], packing.entrypoint("job"), environment, metadata)
 
 
-def _storage(storage: str | None) -> str:
-    """The folder of runs, checked as far as can be from here."""
+def root_of(storage: str | None) -> str:
+    """The folder of runs, checked as far as can be from here.
+
+    Raises:
+        ConfigError: runs would not stay there, or everybody could read its password.
+    """
     found = _without_password((storage or STORAGE).rstrip("/"))
     if found.startswith("memory://"):
         raise ConfigError(

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 import raysim as rs
-from raysim.cli import jobs, main
+from raysim.cli import jobs
 from raysim.service import connection
+from tests.commands import call
 from tests.service.fakes import FakeCluster, line
 
 TINY = """
@@ -30,13 +31,6 @@ def cluster(monkeypatch, tmp_path):
     return fake
 
 
-def call(*arguments):
-    """The exit code."""
-    with pytest.raises(SystemExit) as end:
-        main(list(arguments))
-    return end.value.code
-
-
 def test_submit_prints_the_id_and_says_what_is_there(cluster, capsys):
     assert call("submit", "tiny.yaml", "rounds=4") == 0
     first = capsys.readouterr()
@@ -54,6 +48,55 @@ def test_submit_prints_the_id_and_says_what_is_there(cluster, capsys):
     assert (
         "placement.address is not used: the run is on the cluster of http://fake" in capsys.readouterr().err
     )
+
+
+STUDY = """
+study:
+  seeds: 2
+  variants:
+    slow: {local.optimizer.lr: 0.01}
+    fast: {local.optimizer.lr: 0.3}
+"""
+
+
+def test_a_study_is_submitted_as_runs_in_one_folder(cluster, tmp_path, capsys):
+    Path("two.yaml").write_text(TINY + STUDY)
+    root = f"file://{tmp_path}/runs"
+    assert call("submit", "two.yaml", "rounds=2", "--storage", root) == 0
+    said = capsys.readouterr()
+    folders = [sent["request"]["folder"] for sent in cluster.sent.values()]
+    assert folders == [f"{root}/two/{run}" for run in ("slow-0", "slow-1", "fast-0", "fast-1")]
+    assert said.out.split() == list(cluster.sent)
+    assert all(id.startswith(("two-slow-", "two-fast-")) for id in cluster.sent)
+    assert "4 runs: raysim runs" in said.err
+    assert f"raysim compare two.yaml rounds=2 --ended --folder {root}/two" in said.err
+    assert call("submit", "two.yaml", "rounds=2", "--storage", root) == 0
+    assert "4 runs, 4 of them there already" in capsys.readouterr().err
+    assert len(cluster.sent) == 4
+    assert call("submit", "two.yaml", "--watch") == 2
+    assert "A study is many runs" in capsys.readouterr().err
+    assert call("submit", "two.yaml", "rounds=3") == 0
+    assert "on the cluster's head: raysim compare two.yaml rounds=3 --ended --folder ~/raysim-runs/two" in (
+        capsys.readouterr().err
+    )
+
+
+def test_what_a_cluster_ran_of_a_study_is_compared_when_it_has_ended(cluster, tmp_path, capsys):
+    Path("two.yaml").write_text(TINY + STUDY)
+    root = f"file://{tmp_path}/runs"
+    assert call("submit", "two.yaml", "rounds=2", "--storage", root) == 0
+    compare = ("compare", "two.yaml", "rounds=2", "--ended", "--folder", f"{root}/two")
+    assert call(*compare) == 2
+    assert "4 of the study's 4 runs in" in capsys.readouterr().err
+    for sent in list(cluster.sent.values())[:3]:  # as the cluster does it; the last one waits
+        rs.Simulation.from_yaml(sent["files"]["experiment.yaml"].decode()).run(sent["request"]["folder"])
+    assert call(*compare) == 0
+    said = capsys.readouterr().out
+    assert "slow, seed 1: loss" in said
+    assert "fast, seed 1: left out: not begun" in said
+    assert Path("two.png").exists()
+    assert call("compare", "two.yaml", "rounds=3", "--ended", "--folder", f"{root}/two") == 2
+    assert "rounds changed since" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -182,7 +225,7 @@ def test_status_of_a_run_whose_cluster_is_gone(cluster, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "state       LOST\n" in out
     assert "rounds      5/9\n" in out  # as its metrics have it; run.json is of the last checkpoint
-    assert "two drivers would write one folder" in out
+    assert "it would be taken from the driver that has it" in out
     assert "checkpoint  none: it starts from round 0\n" in out
     assert f"go on       raysim submit --resume file://{tmp_path}/run\n" in out
 
