@@ -17,7 +17,7 @@ def blocks(language):
 def test_two_commands_and_ci_calls_the_second():
     install, test = (block.strip() for block in blocks("sh")[:2])
     assert "raysim run examples/quickstart.yaml" in install
-    assert test.endswith(".venv/bin/pytest")
+    assert test.endswith(".venv/bin/pytest -n 2 --dist loadfile")
     assert "&& .venv/bin/pytest" in (ROOT / ".ci" / "run").read_text()
 
 
