@@ -4,6 +4,7 @@ import atexit
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -18,6 +19,9 @@ os.environ |= {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # ignored where pytest runs in several processes, and inherited
 
 import pytest  # noqa: E402 (the environment must stand before anything imports torch or ray)
 import torch  # noqa: E402

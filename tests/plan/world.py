@@ -15,7 +15,7 @@ from raysim.core import cohorts
 from raysim.core.cohort import Cohort
 from raysim.core.host import Host
 from raysim.plan import calibration, calls, recorder
-from raysim.runtime import client_actor, coordinator, mailbox, placing, post, ray_fleet
+from raysim.runtime import client_actor, coordinator, crew, mailbox, placing, post, ray_fleet
 
 
 @dataclass
@@ -72,6 +72,7 @@ class World:
         return SimpleNamespace(
             put=lambda value: self._copied(value),
             get=self.get,
+            wait=self.wait,
             kill=lambda actor: None,
             remote=lambda **_: lambda cls: SimpleNamespace(remote=lambda *given: Handle(self, cls(*given))),
             get_runtime_context=lambda: context,
@@ -107,6 +108,12 @@ class World:
             )
         self.now += self.machine.call * bool(several)
         return [job.value for job in several] if isinstance(refs, list) else refs.value
+
+    def wait(self, refs, num_returns, timeout):
+        """Those whose answers are there: all, after as long as that takes."""
+        self._settle()
+        self.now = max([self.now, *(job.done for job in refs)])
+        return refs, []
 
     def _settle(self):
         """Let actors work off their calls, each in order, all at once as far as there are cores."""
@@ -191,9 +198,9 @@ def made(monkeypatch, **machine):
     monkeypatch.setattr(mailbox.Mailbox, "put", posted)
     for module in (cohorts, coordinator):
         monkeypatch.setattr(module, "plan", planned)
-    for module in (calibration, calls, recorder, coordinator, ray_fleet):
+    for module in (calibration, calls, recorder, coordinator, crew):
         monkeypatch.setattr(module, "time", world)
-    for module in (client_actor, post, ray_fleet):
+    for module in (client_actor, crew, post, ray_fleet):
         monkeypatch.setattr(module, "ray", world.as_ray())
     for module, name, value in (
         (calibration, "ENOUGH", 0.0),
@@ -203,5 +210,6 @@ def made(monkeypatch, **machine):
         monkeypatch.setattr(module, name, value)  # what is the same every time need not be seen so often
     monkeypatch.setattr(placing, "connect", lambda placement: None)
     monkeypatch.setattr(placing, "reserve", lambda placement, tell: SimpleNamespace(release=lambda: None))
+    monkeypatch.setattr(placing, "patience", lambda placement: 60.0)
     monkeypatch.setattr(placing, "options", lambda *_: {})
     return world

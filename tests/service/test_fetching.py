@@ -20,7 +20,7 @@ class Handing(FakeCluster):
         self.logs, self.cut = logs, 0
 
     def submit(self, id, entrypoint, runtime_env, metadata):
-        assert "import raysim.service.handing as job" in entrypoint
+        assert "-m raysim.service.handing" in entrypoint
         assert super().submit(id, entrypoint, runtime_env, metadata)
         request, file = self.sent[id]["request"], self.logs / f"{id}.tar.gz"
         try:
