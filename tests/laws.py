@@ -1,5 +1,7 @@
 """Laws that every rule must keep, as functions over a rule; ``tests/rules/test_laws.py`` runs them over the folder."""
 
+import copy
+
 import numpy as np
 import torch
 
@@ -9,8 +11,10 @@ from raysim.core.clients import Clients
 from raysim.core.cohorts import cohort_ids, plan
 from raysim.core.execution import choose_form, examples_of
 from raysim.core.host import Setup
+from raysim.core.placement import Placement
 from raysim.core.server import Server
 from raysim.core.task import Task
+from raysim.runtime.ray_fleet import RayFleet
 from tests.experiments import digits
 
 
@@ -49,6 +53,30 @@ def played(sim, fleet, initial_P, shards):
         server = type(server)(server.x_P, len(told) + 1, server.state)
         told.append({**clients.measured(), "up": clients.bits_up, "down": clients.bits_down})
     return server, told
+
+
+class Fleets:
+    """Fleets of one to three actors, shared by experiments that give actors the same to hold.
+
+    Starting actors takes longer than what they do in a test, so the smaller fleets are the first actors of the largest.
+    """
+
+    def __init__(self):
+        self.made = {}
+
+    def __call__(self, setup, actors):
+        """The fleet; ``played`` begins by forgetting the rows that its actors keep."""
+        key = (setup.local, setup.dataset.y_train.tobytes())
+        if key not in self.made:
+            self.made[key] = RayFleet(setup, Placement(actors=3, cpus_per_actor=0.1))
+        part = copy.copy(self.made[key])
+        part.actors = part.actors[:actors]
+        return part
+
+    def close(self):
+        """End all actors."""
+        for fleet in self.made.values():
+            fleet.close()
 
 
 def handle(sim, fleet, cut, server, number):

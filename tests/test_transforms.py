@@ -5,7 +5,6 @@ import torch
 
 import raysim as rs
 from raysim import spec
-from raysim.core.placement import Placement
 from raysim.core.transforms import Attack, Compressor, Privacy
 from raysim.runtime.fleet import LocalFleet
 from tests import laws
@@ -47,20 +46,10 @@ def test_every_transform_is_here():
 
 @pytest.fixture(scope="module")
 def fleets(ray_session):
-    """Ray fleets by (what clients hold, actors), shared by all transforms."""
-    from raysim.runtime.ray_fleet import RayFleet
-
-    made = {}
-
-    def fleet(setup, actors):
-        key = (setup.dataset.y_train.tobytes(), actors)
-        if key not in made:
-            made[key] = RayFleet(setup, Placement(actors=actors, cpus_per_actor=0.1))
-        return made[key]
-
-    yield fleet
-    for one in made.values():
-        one.close()
+    """Client actors, shared by all tests here."""
+    made = laws.Fleets()
+    yield made
+    made.close()
 
 
 @pytest.mark.ray

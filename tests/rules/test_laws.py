@@ -6,7 +6,6 @@ import torch
 import raysim as rs
 from raysim import spec
 from raysim.core.interfaces import Rule
-from raysim.core.placement import Placement
 from raysim.runtime.fleet import LocalFleet
 from tests import laws
 
@@ -96,20 +95,10 @@ def test_every_rule_is_here():
 
 @pytest.fixture(scope="module")
 def fleets(ray_session):
-    """Ray fleets by (local training, actors), shared by all rules: starting actors takes longer than what they do."""
-    from raysim.runtime.ray_fleet import RayFleet
-
-    made = {}
-
-    def fleet(setup, actors):
-        key = (setup.local, actors)
-        if key not in made:
-            made[key] = RayFleet(setup, Placement(actors=actors, cpus_per_actor=0.1))
-        return made[key]
-
-    yield fleet
-    for one in made.values():
-        one.close()
+    """Client actors, shared by all tests here."""
+    made = laws.Fleets()
+    yield made
+    made.close()
 
 
 @pytest.mark.ray
