@@ -76,15 +76,17 @@ def entrypoint(module: str) -> str:
     """A command for /bin/sh on a head node whose PATH may know no Python.
 
     The first interpreter asked for is the one that the node's own Ray works with: the parent of this shell is Ray's
-    worker, and the worker's parent has the interpreter in its command line.
+    worker, and the worker's parent has the interpreter in its command line. The cluster's address is there too: where
+    a machine has several clusters, Ray may put that of any of them into RAY_ADDRESS.
 
     Args:
         module: of this folder, to run.
     """
     return (
         "raylet=$(sed 's/.*) //' /proc/$PPID/stat 2>/dev/null | cut -d' ' -f2); "
-        "own=$(tr '\\0' '\\n' </proc/$raylet/cmdline 2>/dev/null | "
-        "sed -n 's/^--python_worker_command=\\([^ ]*\\).*/\\1/p'); "
+        "said() { tr '\\0' '\\n' </proc/$raylet/cmdline 2>/dev/null | sed -n \"s/^--$1=\\([^ ]*\\).*/\\1/p\"; }; "
+        "own=$(said python_worker_command); gcs=$(said gcs-address); "
+        '[ -n "$gcs" ] && export RAY_ADDRESS="$gcs"; '
         'for python in "$own" python3 python; do '
         f'"$python" -c "{_FOUND}" 2>/dev/null && exec "$python" -m raysim.service.{module}; done; '
         "echo 'There is no Python with Ray on this node: start Ray with its environment active.'; exit 2"

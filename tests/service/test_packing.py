@@ -94,3 +94,24 @@ def test_the_command_finds_the_second_python(tmp_path):
     root = str(Path(rs.__file__).parents[1])
     done = shell(f"PYTHONPATH={root}; export PYTHONPATH; {command}", f"{tmp_path}:{os.environ['PATH']}")
     assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+
+
+def test_the_command_joins_the_cluster_that_runs_it(tmp_path):
+    """Where a machine has several, Ray may name any of them in RAY_ADDRESS."""
+    command = packing.entrypoint("job").replace(
+        "-m raysim.service.job", "-c 'import os; print(os.environ[\"RAY_ADDRESS\"])'"
+    )
+    worker = f"import subprocess; subprocess.run(['/bin/sh', '-c', {command!r}])"
+    raylet = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {worker!r}])"
+    said = [
+        "--gcs-address=10.0.0.1:6379",
+        f"--python_worker_command={sys.executable} worker.py --gcs-address=none",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", raylet, *said],
+        env=os.environ | {"RAY_ADDRESS": "127.0.0.1:1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "10.0.0.1:6379\n"), done.stderr
