@@ -13,6 +13,8 @@ from raysim.cli.common import REFUSED, config_error, read, text
 if TYPE_CHECKING:
     from raysim.service.cluster import Cluster
     from raysim.service.states import Run
+    from raysim.service.submitting import Submitted
+    from raysim.simulation import Simulation
 
 Address = Annotated[
     str | None, typer.Option(help="Dashboard of the cluster, http://127.0.0.1:8265; or set RAYSIM_ADDRESS.")
@@ -51,40 +53,43 @@ def submit(
     from raysim import spec
     from raysim.service import submitting
 
+    given = overrides or []
     if resume is not None:
         if storage or again:
             raise config_error("A run goes on where it was: leave out --storage and --again.")
-        changes = [*([experiment] if experiment else []), *(overrides or [])]
         cluster = _cluster(address)
-        done = submitting.resume(cluster, resume, changes, code)
+        done = submitting.resume(cluster, resume, [experiment, *given] if experiment else given, code)
     elif experiment is None:
         raise config_error("Name an experiment to submit, or a run to go on with: --resume ID")
     elif "study" in spec.read(text(Path(experiment)), []):
         if again or watch:
-            raise config_error(
-                "A study is many runs: leave out --again and --watch. See them with: raysim runs"
-            )
-        _submit_study(Path(experiment), overrides or [], address, storage, code)
+            raise config_error("A study is many runs: leave out --again and --watch. See them: raysim runs")
+        _submit_study(Path(experiment), given, address, storage, code)
         return
     else:
-        simulation = read(Path(experiment), overrides)
+        simulation = read(Path(experiment), given)
         cluster = _cluster(address)
         done = submitting.submit(cluster, simulation, storage, code, again)
-        if simulation.placement.address:
-            typer.echo(
-                f"placement.address is not used: the run is on the cluster of {cluster.address}.", err=True
-            )
-        if not done.already and simulation.checkpoint_every == 0:
-            typer.echo(
-                "checkpoint_every is 0: if its driver or the head node dies, the run starts from round 0.",
-                err=True,
-            )
+        _caution(simulation, cluster, done)
     if done.already:
         typer.echo(done.already, err=True)
     typer.echo(done.id)
     if watch:
         _follow(cluster, done.id, False)
         raise typer.Exit(_code(cluster, done.id))
+
+
+def _caution(simulation: Simulation, cluster: Cluster, done: Submitted) -> None:
+    """Say what a run will not do that its experiment may be thought to ask for."""
+    if simulation.placement.address:
+        typer.echo(
+            f"placement.address is not used: the run is on the cluster of {cluster.address}.", err=True
+        )
+    if not done.already and simulation.checkpoint_every == 0:
+        typer.echo(
+            "checkpoint_every is 0: if its driver or the head node dies, the run starts from round 0.",
+            err=True,
+        )
 
 
 def _submit_study(
