@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from raysim.core.placement import Placement
 from raysim.plan import model, planning
 from raysim.plan.calibration import calibrate, cores
 from raysim.plan.calls import private_bytes
@@ -29,7 +28,7 @@ local: {optimizer: {name: SGD, lr: 0.05}, steps: 10, batch_size: 16}
 execution: {block: 8}
 rounds: 30
 evaluate_every: 30
-placement: {device: cpu}
+placement: {device: cpu, cpus_per_actor: 0.25}
 """
 """A round of some fifty milliseconds: 192 clients in blocks of 8, all with the same number of examples."""
 
@@ -97,7 +96,9 @@ def measured(simulation: Simulation, actors: int) -> tuple[float, float]:
             fleet = run.fleet
             memory.extend(private_bytes(fleet._get(actor.pid.remote())) for actor in fleet.actors)
 
-    run = Coordinator(simulation.replaced(placement=Placement(actors=actors)), None, watch=watch)
+    run = Coordinator(
+        simulation.replaced(placement=replace(simulation.placement, actors=actors)), None, watch=watch
+    )
     run.run()
     pairs = zip(marks[WARM:-2], marks[WARM + 1 : -1], strict=True)  # the last round is evaluated
     return min(b - a for a, b in pairs), max(memory)

@@ -8,6 +8,7 @@ import pytest
 from raysim.plan import calls, check, planning
 from raysim.plan.calibration import calibrate
 from raysim.plan.check import Compared
+from raysim.simulation import Simulation
 from tests.experiments import digits
 from tests.plan.made import alone
 
@@ -77,3 +78,9 @@ def test_real_actors_are_measured(monkeypatch):
     assert seconds > 0
     if memory:  # Linux says
         assert predicted / check.BETWEEN < memory < predicted * check.BETWEEN
+
+
+def test_its_actors_fit_on_a_machine_of_one_core():
+    """Ray is started for the calibration's two actors, and has no more CPUs for the third one."""
+    placement = Simulation.from_yaml(check.EXPERIMENT).placement
+    assert max(check.ACTORS) * placement.cpus_per_actor <= 1
